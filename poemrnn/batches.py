@@ -13,7 +13,7 @@ import numpy as np
 
 from .encoding import poem_end
 
-# %% ../nbs/01_batches.ipynb #094aef59
+# %% ../nbs/01_batches.ipynb #c51f332c
 def split_poems(poems:list[str], # one string per poem, at least two
                 val_frac:float=0.1, # share of the characters to hold back, between 0 and 1
                 seed:int=0, # the same seed holds back the same poems
@@ -25,10 +25,11 @@ def split_poems(poems:list[str], # one string per poem, at least two
     if len(poems) < 2: raise ValueError(f'To hold back whole poems there must be at least 2; here there is {len(poems)}. Part your poems by two blank lines.')
     order = np.random.default_rng(seed).permutation(len(poems))
     before = np.cumsum([0] + [len(poems[i]) for i in order])[:-1]  # characters already held back when each poem's turn comes
-    held = set(order[before < val_frac * sum(map(len, poems))][:len(poems) - 1])
+    held = order[before < val_frac * sum(map(len, poems))]
+    held = set(held[:len(poems) - 1])  # at least one is left to learn from
     return [p for i, p in enumerate(poems) if i not in held], [p for i, p in enumerate(poems) if i in held]
 
-# %% ../nbs/01_batches.ipynb #6a335d82
+# %% ../nbs/01_batches.ipynb #2c2687f3
 def split_text(text:str, # any text of at least 20 characters
                val_frac:float=0.1, # share of the characters to hold back, between 0 and 1
               )->tuple[str, str]: # training text and validation text; joined they are `text`
@@ -41,26 +42,25 @@ def split_text(text:str, # any text of at least 20 characters
         if at > 0: return text[:at + len(end)], text[at + len(end):]
     return text[:cut], text[cut:]
 
-# %% ../nbs/01_batches.ipynb #5947c236
+# %% ../nbs/01_batches.ipynb #5221caf8
 def get_batches(arr:np.ndarray, # (n,) the encoded text
                 batch_size:int, # number of rows read side by side
                 seq_length:int, # characters in a window; the last window may be shorter
-                offset:int=0, # length of a shorter first window, so that the borders fall elsewhere; 0 for none
                )->Iterator[tuple[np.ndarray, np.ndarray]]: # pairs (x, y), each (batch_size, up to seq_length), views of `arr`
     """Windows along `batch_size` rows of `arr`; `y` is `x` one character later.
 
-    The rows are equally long, so up to `batch_size - 1` characters at the very end stay unused. Raises `ValueError` where there is less than one character to guess per row."""
+    The rows are equally long, so up to `batch_size - 1` characters at the very end stay unused. Raises `ValueError` where a row would have no character to guess."""
     if batch_size < 1 or seq_length < 1: raise ValueError(f'batch_size and seq_length are at least 1; here they are {batch_size} and {seq_length}.')
+    arr = np.asarray(arr)
     n_cols = (len(arr) - 1) // batch_size
     if n_cols < 1:
         raise ValueError(f'The text has {len(arr)} characters; {batch_size} rows need at least {batch_size + 1}. '
                          f'Add {batch_size + 1 - len(arr)} more, or choose a smaller batch_size.')
     x = arr[:n_cols * batch_size].reshape(batch_size, n_cols)
     y = arr[1:n_cols * batch_size + 1].reshape(batch_size, n_cols)
-    cuts = [0, *range(offset or seq_length, n_cols, seq_length), n_cols]
-    return ((x[:, i:j], y[:, i:j]) for i, j in zip(cuts, cuts[1:]))
+    return ((x[:, i:i+seq_length], y[:, i:i+seq_length]) for i in range(0, n_cols, seq_length))
 
-# %% ../nbs/01_batches.ipynb #014d86b1
+# %% ../nbs/01_batches.ipynb #204866c9
 def show_batches(text:str, # a short text: about 60 characters can be read
                  batch_size:int=3, # number of rows
                  seq_length:int=6, # characters in a window
@@ -77,7 +77,7 @@ def show_batches(text:str, # a short text: about 60 characters can be read
         for t in range(x.shape[1]):
             last = t == x.shape[1] - 1
             for row in range(batch_size):
-                square(col, 3 * row, x[row, t], color=('C4', 'C1', 'C2')[k % 3], alpha=.65 if row == 0 else .25)
+                square(col, 3 * row, x[row, t], color=('C4', 'C1')[k % 2], alpha=.65 if row == 0 else .3)
                 square(col, 3 * row + 1, y[row, t], fc='none', ec='0.6')
             if not (last and k == len(batches) - 1):
                 ax.plot([col + .75, col + 1.15 + gap * last], [1.15, .75], color='black', lw=1.3, zorder=5)

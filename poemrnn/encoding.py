@@ -13,18 +13,18 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-# %% ../nbs/00_encoding.ipynb #6b5bb33f
+# %% ../nbs/00_encoding.ipynb #aa787468
 anthology = Path(str(files('poemrnn')/'data'/'anthology.txt')) # the poems that come with the package
 
-# %% ../nbs/00_encoding.ipynb #3d7d9666
+# %% ../nbs/00_encoding.ipynb #5de81cfe
 poem_end = '\n\n\n' # what follows the last line of every poem
 
-# %% ../nbs/00_encoding.ipynb #78ee8083
+# %% ../nbs/00_encoding.ipynb #a5f37f81
 def _decode(path, # a file
            )->str: # its text, never empty
     "The text of one file, or a sentence that says why it has none."
     raw = Path(path).read_bytes()
-    if b'\0' in raw: raise ValueError(f"'{path}' is not a text file: byte {raw.index(0)} of it is zero. Save the poems as plain text (UTF-8).")
+    if b'\0' in raw: raise ValueError(f"'{path}' is not a UTF-8 text file: byte {raw.index(0)} of it is zero. Save the poems as plain text in UTF-8.")
     try: text = raw.decode('utf-8-sig')
     except UnicodeDecodeError as e:
         line = raw.count(b'\n', 0, e.start) + 1
@@ -34,7 +34,7 @@ def _decode(path, # a file
     if not text.strip(): raise ValueError(f"'{path}' is empty: there is nothing to learn from. Put some poems in it.")
     return text
 
-# %% ../nbs/00_encoding.ipynb #9b70e30c
+# %% ../nbs/00_encoding.ipynb #57ac6143
 def load_poems(src:str|Path, # a text file in UTF-8, or a folder of `.txt` files, one poem in each
               )->list[str]: # the poems, without blank lines around them
     """The poems of `src`; in a file, two or more blank lines part them.
@@ -43,19 +43,19 @@ def load_poems(src:str|Path, # a text file in UTF-8, or a folder of `.txt` files
     src = Path(src)
     if not src.exists(): raise FileNotFoundError(f"There is no file or folder '{src}'. Check the spelling, or give the whole path.")
     if src.is_dir():
-        paths = sorted(src.glob('*.txt'))
+        paths = sorted(p for p in src.iterdir() if p.is_file() and p.suffix.lower() == '.txt' and p.name[0] != '.')
         if not paths: raise ValueError(f"The folder '{src}' holds no .txt file. Put each poem in a file of its own, named something.txt.")
         return [_decode(p).strip('\n') for p in paths]
     poems = re.split(r'\n(?:[ \t]*\n){2,}', _decode(src))
     return [p.strip('\n') for p in poems if p.strip()]
 
-# %% ../nbs/00_encoding.ipynb #c9d3b22b
+# %% ../nbs/00_encoding.ipynb #433098f6
 def join_poems(poems:list[str], # one string per poem
               )->str: # one text
     "The poems as one text, each followed by `poem_end`."
     return ''.join(p + poem_end for p in poems)
 
-# %% ../nbs/00_encoding.ipynb #13414946
+# %% ../nbs/00_encoding.ipynb #fb7ecede
 def load_text(src:str|Path, # a text file in UTF-8, or a folder of `.txt` files
              )->str: # the text; of a folder, its poems joined
     "All of `src` as one text. Raises what `load_poems` raises."
@@ -63,18 +63,19 @@ def load_text(src:str|Path, # a text file in UTF-8, or a folder of `.txt` files
     if src.is_file(): return _decode(src)
     return join_poems(load_poems(src))
 
-# %% ../nbs/00_encoding.ipynb #cf2510c2
+# %% ../nbs/00_encoding.ipynb #6d133346
 class Vocab:
     "The distinct characters of a text, each with a number: turns text into integers and back."
     def __init__(self,
                  chars:str|tuple|list, # distinct characters; the first gets the number 0
                 ):
         self.chars = tuple(chars)
+        if not self.chars: raise ValueError('A vocabulary needs at least one character; this one has none.')
+        if len(set(self.chars)) < len(self.chars) or not all(isinstance(c, str) and len(c) == 1 for c in self.chars):
+            raise ValueError('A vocabulary is made of single characters, none of them twice.')
+        self.chars = tuple(map(str, self.chars))
         self.int2char = dict(enumerate(self.chars))
         self.char2int = {c: i for i, c in self.int2char.items()}
-        if not self.chars: raise ValueError('A vocabulary needs at least one character; this one has none.')
-        if len(self.char2int) < len(self.chars) or any(len(c) != 1 for c in self.chars):
-            raise ValueError('A vocabulary is made of single characters, none of them twice.')
         self._codes = np.array([ord(c) for c in self.chars], '<u4')   # our number -> code point
         self._numbers = np.full(self._codes.max() + 2, -1, np.int32)  # code point -> our number, or -1
         self._numbers[self._codes] = np.arange(len(self.chars))
@@ -87,7 +88,7 @@ class Vocab:
     def __len__(self): return len(self.chars)
     def __repr__(self): return f'Vocab of {len(self)} characters: {"".join(self.chars)!r}'
 
-# %% ../nbs/00_encoding.ipynb #0f8c713f
+# %% ../nbs/00_encoding.ipynb #11b51237
 @patch
 def encode(self:Vocab,
            text:str, # any text made of the characters of this vocabulary
@@ -101,18 +102,18 @@ def encode(self:Vocab,
                          f"{text.count(chr(10), 0, at) + 1}) is not among the {len(self)} that this vocabulary knows. Replace it, or learn from a text that has it.")
     return numbers.astype(np.min_scalar_type(len(self) - 1))
 
-# %% ../nbs/00_encoding.ipynb #9f5e0703
+# %% ../nbs/00_encoding.ipynb #ebe97051
 @patch
 def decode(self:Vocab,
            ids:np.ndarray|list, # integers below len(self), 1-D; a tensor on the CPU will do
           )->str: # as many characters
     "The text whose numbers are `ids`. Raises `ValueError` at a number that no character has."
-    ids = np.asarray(ids, dtype=np.int64)
+    ids = np.asarray(ids, dtype=np.int64).ravel()
     bad = ids[(ids < 0) | (ids >= len(self))]
     if bad.size: raise ValueError(f'No character has the number {bad[0]}: this vocabulary has 0 to {len(self) - 1}.')
     return self._codes[ids].tobytes().decode('utf-32-le', 'surrogatepass')
 
-# %% ../nbs/00_encoding.ipynb #84447d62
+# %% ../nbs/00_encoding.ipynb #4139db23
 def one_hot_encode(arr:np.ndarray|list, # integers from 0 to `n_labels` - 1, any shape
                    n_labels:int, # how many different integers there are
                   )->np.ndarray: # float32, the shape of `arr` and a last axis of length `n_labels`

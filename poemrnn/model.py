@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ngram_losses', 'LSTMCell', 'CharRNN', 'glimpse', 'best_device', 'save', 'load']
 
-# %% ../nbs/02_model.ipynb #3de7a136
-import os
+# %% ../nbs/02_model.ipynb #99a374d0
+import io, os
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from .encoding import poem_end, Vocab
 
-# %% ../nbs/02_model.ipynb #1e271f4a
+# %% ../nbs/02_model.ipynb #3c0e95f2
 def ngram_losses(train:np.ndarray, # (n,) encoded training text
                  val:np.ndarray, # (m,) encoded held-out text
                  n_chars:int, # size of the vocabulary
@@ -39,7 +39,7 @@ def ngram_losses(train:np.ndarray, # (n,) encoded training text
         context = np.concatenate([[gram.max() + 1], gram[:-1]])             # one character more than before
     return [float(l) for l in losses]
 
-# %% ../nbs/02_model.ipynb #e371a61c
+# %% ../nbs/02_model.ipynb #467f3714
 class LSTMCell(nn.Module):
     "One step of an LSTM, written out; same parameters and results as `nn.LSTMCell` (Gers et al., 2000)."
     def __init__(self,
@@ -62,7 +62,7 @@ class LSTMCell(nn.Module):
         h = o.sigmoid() * c.tanh()
         return h, c
 
-# %% ../nbs/02_model.ipynb #290d1537
+# %% ../nbs/02_model.ipynb #1a45f00e
 class CharRNN(nn.Module):
     "An LSTM that reads characters and scores which comes next."
     def __init__(self,
@@ -70,7 +70,7 @@ class CharRNN(nn.Module):
                  n_hidden:int=256, # length of each layer's `h` and `c`
                  n_layers:int=2, # LSTM layers on top of each other
                  drop_prob:float=0.5, # share of the values set to zero in training, above each layer
-                 lr:float=0.001, # learning rate, kept for code that reads it here; `train` has its own
+                 lr:float=0.001, # stays unused, only kept as `net.lr` for code that looks there; `train` has its own
                 ):
         super().__init__()
         self.vocab = Vocab(tokens)
@@ -86,13 +86,14 @@ class CharRNN(nn.Module):
     def forward(self,
                 x:torch.Tensor, # integers (batch, seq), or one-hot (batch, seq, n_chars)
                 hidden:tuple|None=None, # (h, c), each (n_layers, batch, n_hidden); zeros where it is None
-               )->tuple: # scores (batch*seq, n_chars) and the new (h, c)
+               )->tuple: # scores (batch*seq, n_chars), one row per character read, as the loss wants them; and the new (h, c)
         "Score the next character at every place of `x`."
+        if x.dim() == 2 and x.is_floating_point(): raise ValueError('One-hot input is (batch, seq, n_chars), with three axes; this has two. Add the missing one with x[None].')
         if x.dim() == 2: x = F.one_hot(x.long(), len(self.chars)).to(self.fc.weight.dtype)  # (batch, seq, n_chars)
         out, hidden = self.lstm(x, hidden)                                                  # (batch, seq, n_hidden)
         return self.fc(self.dropout(out)).flatten(0, 1), hidden
 
-# %% ../nbs/02_model.ipynb #aa40ea5b
+# %% ../nbs/02_model.ipynb #22b6c1ab
 @patch
 def init_hidden(self:CharRNN,
                 batch_size:int, # number of rows
@@ -101,7 +102,7 @@ def init_hidden(self:CharRNN,
     zeros = self.fc.weight.new_zeros(self.n_layers, batch_size, self.n_hidden)
     return zeros, zeros.clone()
 
-# %% ../nbs/02_model.ipynb #a38540e9
+# %% ../nbs/02_model.ipynb #190ad650
 @torch.no_grad()
 def glimpse(net:CharRNN, # trained or not
             size:int=60, # number of characters
@@ -120,30 +121,34 @@ def glimpse(net:CharRNN, # trained or not
     net.train(was_training)
     return net.vocab.decode(ids)
 
-# %% ../nbs/02_model.ipynb #93f4ee60
-def best_device()->torch.device: # the graphics card if PyTorch can use one, else the processor
+# %% ../nbs/02_model.ipynb #454b099e
+def best_device()->torch.device: # `cuda` where PyTorch has it, else the processor
     "Where to compute."
     return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 
-# %% ../nbs/02_model.ipynb #21051a32
+# %% ../nbs/02_model.ipynb #feb552de
 def save(net:CharRNN, # the network
          path:str|Path, # the file to write; an old one is replaced only when the new one is complete
-         **more, # whatever else should be kept: numbers, strings, lists, dicts, tensors
+         **more, # whatever else should be kept: plain numbers, strings, lists, dicts, tensors
         )->None:
-    "Write `net` to `path`. Raises `OSError` where that is not possible."
-    path = Path(path)
+    "Write `net` to `path`. Raises `OSError` where that is not possible, `ValueError` where `more` holds anything but plain data."
+    path, buffer = Path(path), io.BytesIO()
     if not path.absolute().parent.is_dir(): raise FileNotFoundError(f"There is no folder '{path.parent}' to write '{path.name}' into. Make it first.")
     checkpoint = dict(n_hidden=net.n_hidden, n_layers=net.n_layers, tokens=net.chars, drop_prob=net.drop_prob,
-                      state_dict={k: v.cpu() for k, v in net.state_dict().items()}, **more)
+                      state_dict={k: v.cpu() for k, v in net.state_dict().items()})
+    try:
+        torch.save(more | checkpoint, buffer)
+        torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)  # what can't be read again must not be written
+    except Exception as e: raise ValueError(f'Only plain data can be saved (numbers, strings, lists, dicts, tensors), and not: {e}') from e
     part = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     try:
         with open(part, 'wb') as f:
-            torch.save(checkpoint, f)
+            f.write(buffer.getbuffer())
             f.flush(); os.fsync(f.fileno())
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
 
-# %% ../nbs/02_model.ipynb #002309e7
+# %% ../nbs/02_model.ipynb #b2c2fcbb
 def load(path:str|Path, # a file written by `save`, or a checkpoint with the keys n_hidden, n_layers, tokens and state_dict
          device:str|torch.device='cpu', # where to put the network
         )->CharRNN: # ready to write, dropout switched off
@@ -156,7 +161,7 @@ def load(path:str|Path, # a file written by `save`, or a checkpoint with the key
         saved = torch.load(path, map_location='cpu', weights_only=True)
         net = CharRNN(saved['tokens'], saved['n_hidden'], saved['n_layers'], saved.get('drop_prob', 0.5))
         net.load_state_dict(saved['state_dict'])
-    except OSError: raise
+    except (OSError, MemoryError): raise
     except Exception as e:
         raise ValueError(f"'{path}' is not a network saved by poemrnn, or not all of it is there. Give a file that poemrnn_train or save() wrote.") from e
     return net.to(device).eval()
