@@ -18,15 +18,17 @@ def split_poems(poems:list[str], # one string per poem, at least two
                 val_frac:float=0.1, # share of the characters to hold back, between 0 and 1
                 seed:int=0, # the same seed holds back the same poems
                )->tuple[list[str], list[str]]: # training poems and validation poems, each in their old order
-    """Hold back whole poems, drawn at random, until they make up `val_frac` of all characters.
+    """Hold back whole poems, drawn at random, until they make up `val_frac` of all characters; none that is longer than that alone.
 
     Raises `ValueError` where there are fewer than two poems or `val_frac` is out of range."""
     if not 0 < val_frac < 1: raise ValueError(f'val_frac is a share between 0 and 1, such as 0.1; here it is {val_frac}.')
     if len(poems) < 2: raise ValueError(f'To hold back whole poems there must be at least 2; here there is {len(poems)}. Part your poems by two blank lines.')
+    lengths = np.array([len(p) for p in poems])
     order = np.random.default_rng(seed).permutation(len(poems))
-    before = np.cumsum([0] + [len(poems[i]) for i in order])[:-1]  # characters already held back when each poem's turn comes
-    held = order[before < val_frac * sum(map(len, poems))]
-    held = set(held[:len(poems) - 1])  # at least one is left to learn from
+    order = order[lengths[order] <= max(val_frac * lengths.sum(), lengths.min())]
+    before = np.cumsum(lengths[order]) - lengths[order]  # characters already held back when each poem's turn comes
+    held = order[before < val_frac * lengths.sum()]
+    held = set(held[:len(poems) - 1])                    # at least one is left to learn from
     return [p for i, p in enumerate(poems) if i not in held], [p for i, p in enumerate(poems) if i in held]
 
 # %% ../nbs/01_batches.ipynb #2c2687f3

@@ -15,13 +15,13 @@ import torch
 from fastcore.script import call_parse
 
 from .encoding import poem_end
-from .model import best_device, CharRNN, load
+from .model import CharRNN, load
 from .train import plain_errors
 
 # %% ../nbs/04_sample.ipynb #eb10cb7a
 def pretrained()->CharRNN: # ready to write
     "The network that comes with the package, trained on the anthology."
-    return load(Path(str(files('poemrnn')/'data'/'anthology.net')), best_device())
+    return load(Path(str(files('poemrnn')/'data'/'anthology.net')))
 
 # %% ../nbs/04_sample.ipynb #aa0bfeb5
 def chances(scores:torch.Tensor, # (..., n_chars) scores of the network
@@ -29,10 +29,10 @@ def chances(scores:torch.Tensor, # (..., n_chars) scores of the network
             top_k:int|None=None, # only this many of the likeliest characters; None for all
            )->torch.Tensor: # (..., n_chars) probabilities
     "What to draw the next character from. Raises `ValueError` where a control is out of range."
-    if not temperature >= 0: raise ValueError(f'temperature must be 0 or more, and 0.5 to 1 is a good range; here it is {temperature}.')
+    if not temperature >= 0: raise ValueError(f'temperature must be 0 or more, and 0.4 to 0.8 is a good range; here it is {temperature}.')
     if top_k is not None and top_k < 1: raise ValueError(f'top_k must be at least 1, or be left out for all characters; here it is {top_k}.')
     if temperature == 0: temperature, top_k = 1., 1
-    scores = scores.float() / temperature
+    scores = (scores.float() - scores.max(-1, keepdim=True).values) / temperature
     if top_k is not None and top_k < scores.shape[-1]:
         values, places = scores.topk(top_k)
         scores = torch.full_like(scores, -torch.inf).scatter(-1, places, values)
@@ -60,18 +60,20 @@ def stream(net:CharRNN, # a trained network
            prime:str='The', # what it reads first; it goes on from there
            top_k:int|None=None, # draw from this many of the likeliest only
            temperature:float=1., # see `chances`
-           stop:str|None=None, # end after this text, such as `poem_end`
+           stop:str|None=None, # end after writing this text, such as `poem_end`
            seed:int|None=None, # the same seed writes the same text; None for another each time
           )->Iterator[str]: # one character after the other, without the prime
     "Write, a character at a time. Raises `ValueError` at a character of `prime` that `net` doesn't know or a control out of range."
     if size < 0: raise ValueError(f'size is the number of characters to write, 0 or more; here it is {size}.')
-    rng = None if seed is None else torch.Generator().manual_seed(seed)
-    char, h, text = prime or (poem_end if '\n' in net.char2int else net.chars[0]), None, prime
-    for _ in range(size):
-        char, h = predict(net, char, h, top_k, temperature, rng)
-        yield char
-        text += char
-        if stop and text.endswith(stop): return
+    net.vocab.encode(prime), chances(torch.zeros(1), temperature, top_k)  # complain now, not at the first character
+    def write():
+        rng = None if seed is None else torch.Generator().manual_seed(seed)
+        char, h, written = prime or (poem_end if '\n' in net.char2int else net.chars[0]), None, ''
+        while len(written) < size and not (stop and written.endswith(stop)):
+            char, h = predict(net, char, h, top_k, temperature, rng)
+            written += char
+            yield char
+    return write()
 
 # %% ../nbs/04_sample.ipynb #4f09b2c0
 def sample(net:CharRNN, # a trained network
@@ -79,12 +81,12 @@ def sample(net:CharRNN, # a trained network
            prime:str='The', # what it reads first; the text begins with it
            top_k:int|None=None, # draw from this many of the likeliest only
            temperature:float=1., # see `chances`
-           stop:str|None=None, # end where this would come, such as `poem_end`; it is not part of the text
+           stop:str|None=None, # end where it writes this, such as `poem_end`, which is then not part of the text
            seed:int|None=None, # the same seed writes the same text; None for another each time
           )->str: # the prime and up to `size` characters
     "A text that begins with `prime`. Raises what `stream` raises."
-    text = prime + ''.join(stream(net, size, prime, top_k, temperature, stop, seed))
-    return text.removesuffix(stop) if stop else text
+    written = ''.join(stream(net, size, prime, top_k, temperature, stop, seed))
+    return prime + written.removesuffix(stop or '')
 
 # %% ../nbs/04_sample.ipynb #83977948
 def write_poem(net:CharRNN, # a network trained on poems
@@ -112,7 +114,7 @@ def poemrnn_sample(
     with plain_errors():
         if n < 1: raise ValueError(f'n is the number of poems, at least 1; here it is {n}.')
         path = net or ('poems.net' if Path('poems.net').exists() else None)
-        loaded = load(path, best_device()) if path else pretrained()
+        loaded = load(path) if path else pretrained()
         for i in range(n):
             print(write_poem(loaded, prime, size, top_k=top_k, temperature=temperature, seed=None if seed is None else seed + i), end=poem_end if i < n - 1 else '\n')
         print(f'\n(written by {path or "the network that comes with poemrnn"})', file=sys.stderr)
