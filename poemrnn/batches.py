@@ -18,15 +18,19 @@ def split_poems(poems:list[str], # one string per poem, at least two
                 val_frac:float=0.1, # share of the characters to hold back, between 0 and 1
                 seed:int=0, # the same seed holds back the same poems
                )->tuple[list[str], list[str]]: # training poems and validation poems, each in their old order
-    """Hold back whole poems, drawn at random, until they make up `val_frac` of all characters; none that is longer than that alone.
+    """Hold back whole poems, drawn at random, until they make up `val_frac` of all characters;
+    none that is longer than that alone.
 
     Raises `ValueError` where there are fewer than two poems or `val_frac` is out of range."""
-    if not 0 < val_frac < 1: raise ValueError(f'val_frac is a share between 0 and 1, such as 0.1; here it is {val_frac}.')
-    if len(poems) < 2: raise ValueError(f'To hold back whole poems there must be at least 2; here there is {len(poems)}. Part your poems by two blank lines.')
+    if not 0 < val_frac < 1:
+        raise ValueError(f'val_frac is a share between 0 and 1, such as 0.1; here it is {val_frac}.')
+    if len(poems) < 2:
+        raise ValueError(f'To hold back whole poems there must be at least 2; here there is {len(poems)}. '
+                         'Part your poems by two blank lines.')
     lengths = np.array([len(p) for p in poems])
     order = np.random.default_rng(seed).permutation(len(poems))
     order = order[lengths[order] <= max(val_frac * lengths.sum(), lengths.min())]
-    before = np.cumsum(lengths[order]) - lengths[order]  # characters already held back when each poem's turn comes
+    before = np.cumsum(lengths[order]) - lengths[order]  # characters held back when each poem's turn comes
     held = order[before < val_frac * lengths.sum()]
     held = set(held[:len(poems) - 1])                    # at least one is left to learn from
     return [p for i, p in enumerate(poems) if i not in held], [p for i, p in enumerate(poems) if i in held]
@@ -35,9 +39,14 @@ def split_poems(poems:list[str], # one string per poem, at least two
 def split_text(text:str, # any text of at least 20 characters
                val_frac:float=0.1, # share of the characters to hold back, between 0 and 1
               )->tuple[str, str]: # training text and validation text; joined they are `text`
-    "Hold back the end of `text`, cut where a poem, paragraph, line or word ends. Raises `ValueError` where `text` is too short or `val_frac` out of range."
-    if not 0 < val_frac < 1: raise ValueError(f'val_frac is a share between 0 and 1, such as 0.1; here it is {val_frac}.')
-    if len(text) < 20: raise ValueError(f'The text has {len(text)} characters, too few to learn from some and be examined on others: give it at least 20.')
+    """Hold back the end of `text`, cut where a poem, paragraph, line or word ends.
+
+    Raises `ValueError` where `text` is too short or `val_frac` out of range."""
+    if not 0 < val_frac < 1:
+        raise ValueError(f'val_frac is a share between 0 and 1, such as 0.1; here it is {val_frac}.')
+    if len(text) < 20:
+        raise ValueError(f'The text has {len(text)} characters, too few to learn from some and be examined on '
+                         'others: give it at least 20.')
     cut = min(max(int(len(text) * (1 - val_frac)), 2), len(text) - 2)
     for end in poem_end, '\n\n', '\n', ' ':
         at = text.rfind(end, max(cut - len(text) // 20, 1), cut)  # at most a twentieth further back
@@ -48,11 +57,14 @@ def split_text(text:str, # any text of at least 20 characters
 def get_batches(arr:np.ndarray, # (n,) the encoded text
                 batch_size:int, # number of rows read side by side
                 seq_length:int, # characters in a window; the last window may be shorter
-               )->Iterator[tuple[np.ndarray, np.ndarray]]: # pairs (x, y), each (batch_size, up to seq_length), views of `arr`
+               )->Iterator: # pairs (x, y), each (batch_size, up to seq_length), views of `arr`
     """Windows along `batch_size` rows of `arr`; `y` is `x` one character later.
 
-    The rows are equally long, so up to `batch_size - 1` characters at the very end stay unused. Raises `ValueError` where a row would have no character to guess."""
-    if batch_size < 1 or seq_length < 1: raise ValueError(f'batch_size and seq_length are at least 1; here they are {batch_size} and {seq_length}.')
+    The rows are equally long, so up to `batch_size - 1` characters at the very end stay unused.
+    Raises `ValueError` where a row would have no character to guess."""
+    if batch_size < 1 or seq_length < 1:
+        raise ValueError(f'batch_size and seq_length are at least 1; here they are {batch_size} and '
+                         f'{seq_length}.')
     arr = np.asarray(arr)
     n_cols = (len(arr) - 1) // batch_size
     if n_cols < 1:
@@ -73,7 +85,8 @@ def show_batches(text:str, # a short text: about 60 characters can be read
     _, ax = plt.subplots(figsize=(7.2, .85 * batch_size + .5), layout='constrained')
     def square(col, line, char, **style):
         ax.add_patch(plt.Rectangle((col, line), .9, .9, **style))
-        ax.text(col + .45, line + .45, {' ': '␣', '\n': '↵'}.get(char, char), ha='center', va='center', fontsize=11)
+        char = {' ': '␣', '\n': '↵'}.get(char, char)
+        ax.text(col + .45, line + .45, char, ha='center', va='center', fontsize=11)
     col, gap = 0, .7
     for k, (x, y) in enumerate(batches):
         for t in range(x.shape[1]):
@@ -85,6 +98,7 @@ def show_batches(text:str, # a short text: about 60 characters can be read
                 ax.plot([col + .75, col + 1.15 + gap * last], [1.15, .75], color='black', lw=1.3, zorder=5)
             col += 1 + gap * last
     ax.set(xlim=(-.2, col), ylim=(3 * batch_size - .8, -.2), xticks=[], xlabel='windows, from left to right')
-    ax.set_yticks([3 * r + i + .45 for r in range(batch_size) for i in (0, 1)], [s for r in range(batch_size) for s in (f'row {r + 1}   x', 'y')])
+    ax.set_yticks([3 * row + i + .45 for row in range(batch_size) for i in (0, 1)],
+                  [name for row in range(batch_size) for name in (f'row {row + 1}   x', 'y')])
     ax.tick_params(length=0); ax.spines[:].set_visible(False)
     return ax

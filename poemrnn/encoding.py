@@ -24,14 +24,17 @@ def _decode(path, # a file
            )->str: # its text, never empty
     "The text of one file, or a sentence that says why it has none."
     raw = Path(path).read_bytes()
-    if b'\0' in raw: raise ValueError(f"'{path}' is not a UTF-8 text file: byte {raw.index(0)} of it is zero. Save the poems as plain text in UTF-8.")
+    if b'\0' in raw:
+        raise ValueError(f"'{path}' is not a UTF-8 text file: byte {raw.index(0)} of it is zero. Save the "
+                         "poems as plain text in UTF-8.")
     try: text = raw.decode('utf-8-sig')
     except UnicodeDecodeError as e:
         line = raw.count(b'\n', 0, e.start) + 1
         raise ValueError(f"'{path}' is not UTF-8 text: byte {e.start}, on line {line}, cannot be read. "
                          "Open the file in an editor and save it with the encoding UTF-8.") from None
     text = text.replace('\r\n', '\n').replace('\r', '\n')
-    if not text.strip(): raise ValueError(f"'{path}' is empty: there is nothing to learn from. Put some poems in it.")
+    if not text.strip():
+        raise ValueError(f"'{path}' is empty: there is nothing to learn from. Put some poems in it.")
     return text
 
 # %% ../nbs/00_encoding.ipynb #57ac6143
@@ -41,10 +44,14 @@ def load_poems(src:str|Path, # a text file in UTF-8, or a folder of `.txt` files
 
     Raises `FileNotFoundError` where there is no such file, `ValueError` where it holds no readable text."""
     src = Path(src)
-    if not src.exists(): raise FileNotFoundError(f"There is no file or folder '{src}'. Check the spelling, or give the whole path.")
+    if not src.exists():
+        raise FileNotFoundError(f"There is no file or folder '{src}'. Check the spelling, or give the whole "
+                                "path.")
     if src.is_dir():
-        paths = sorted(p for p in src.iterdir() if p.is_file() and p.suffix.lower() == '.txt' and p.name[0] != '.')
-        if not paths: raise ValueError(f"The folder '{src}' holds no .txt file. Put each poem in a file of its own, named something.txt.")
+        paths = sorted(p for p in src.iterdir() if p.suffix.lower() == '.txt' and p.name[0] != '.' and p.is_file())
+        if not paths:
+            raise ValueError(f"The folder '{src}' holds no .txt file. Put each poem in a file of its own, "
+                             "named something.txt.")
         return [_decode(p).strip('\n') for p in paths]
     poems = re.split(r'\n(?:[ \t]*\n){2,}', _decode(src))
     return [p.strip('\n') for p in poems if p.strip()]
@@ -71,7 +78,8 @@ class Vocab:
                 ):
         self.chars = tuple(chars)
         if not self.chars: raise ValueError('A vocabulary needs at least one character; this one has none.')
-        if len(set(self.chars)) < len(self.chars) or not all(isinstance(c, str) and len(c) == 1 for c in self.chars):
+        single = all(isinstance(c, str) and len(c) == 1 for c in self.chars)
+        if not single or len(set(self.chars)) < len(self.chars):
             raise ValueError('A vocabulary is made of single characters, none of them twice.')
         self.chars = tuple(map(str, self.chars))
         self.int2char = dict(enumerate(self.chars))
@@ -98,8 +106,10 @@ def encode(self:Vocab,
     numbers = self._numbers[np.minimum(codes, len(self._numbers) - 1)]
     if (numbers < 0).any():
         at = int(np.argmax(numbers < 0))
-        raise ValueError(f"The character {text[at]!r} (U+{ord(text[at]):04X}, character {at - text.rfind(chr(10), 0, at)} of line "
-                         f"{text.count(chr(10), 0, at) + 1}) is not among the {len(self)} that this vocabulary knows. Replace it, or learn from a text that has it.")
+        line, place = text.count('\n', 0, at) + 1, at - text.rfind('\n', 0, at)
+        raise ValueError(f'The character {text[at]!r} (U+{ord(text[at]):04X}, character {place} of line {line}) '
+                         f'is not among the {len(self)} that this vocabulary knows. '
+                         'Replace it, or learn from a text that has it.')
     return numbers.astype(np.min_scalar_type(len(self) - 1))
 
 # %% ../nbs/00_encoding.ipynb #ebe97051
@@ -110,7 +120,8 @@ def decode(self:Vocab,
     "The text whose numbers are `ids`. Raises `ValueError` at a number that no character has."
     ids = np.asarray(ids, dtype=np.int64).ravel()
     bad = ids[(ids < 0) | (ids >= len(self))]
-    if bad.size: raise ValueError(f'No character has the number {bad[0]}: this vocabulary has 0 to {len(self) - 1}.')
+    if bad.size:
+        raise ValueError(f'No character has the number {bad[0]}: this vocabulary has 0 to {len(self) - 1}.')
     return self._codes[ids].tobytes().decode('utf-32-le', 'surrogatepass')
 
 # %% ../nbs/00_encoding.ipynb #4139db23
@@ -120,7 +131,8 @@ def one_hot_encode(arr:np.ndarray|list, # integers from 0 to `n_labels` - 1, any
     "Each integer as a vector with a single 1. Raises `ValueError` at an integer out of range."
     arr = np.asarray(arr)
     if arr.size and not 0 <= arr.min() <= arr.max() < n_labels:
-        raise ValueError(f'With {n_labels} labels the numbers go from 0 to {n_labels - 1}; here they go from {arr.min()} to {arr.max()}.')
+        raise ValueError(f'With {n_labels} labels the numbers go from 0 to {n_labels - 1}; here they go from '
+                         f'{arr.min()} to {arr.max()}.')
     one_hot = np.zeros((*arr.shape, n_labels), np.float32)
     np.put_along_axis(one_hot, arr[..., None].astype(np.int64), 1, axis=-1)
     return one_hot

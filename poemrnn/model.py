@@ -56,7 +56,7 @@ class LSTMCell(nn.Module):
                )->tuple: # the new (h, c)
         "Read one input for every row of the batch."
         h, c = hidden
-        gates = x @ self.weight_ih.T + self.bias_ih + h @ self.weight_hh.T + self.bias_hh  # (batch, 4*hidden_size)
+        gates = x @ self.weight_ih.T + self.bias_ih + h @ self.weight_hh.T + self.bias_hh
         i, f, g, o = gates.chunk(4, dim=1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         h = o.sigmoid() * c.tanh()
@@ -70,13 +70,13 @@ class CharRNN(nn.Module):
                  n_hidden:int=256, # length of each layer's `h` and `c`
                  n_layers:int=2, # LSTM layers on top of each other
                  drop_prob:float=0.5, # share of the values set to zero in training, above each layer
-                 lr:float=0.001, # stays unused, only kept as `net.lr` for code that looks there; `train` has its own
+                 lr:float=0.001, # not used, only kept as `net.lr`; `train` has its own
                 ):
         super().__init__()
         self.vocab = Vocab(tokens)
         self.chars, self.int2char, self.char2int = self.vocab.chars, self.vocab.int2char, self.vocab.char2int
         self.n_hidden, self.n_layers, self.drop_prob, self.lr = n_hidden, n_layers, drop_prob, lr
-        self.lstm = nn.LSTM(len(self.chars), n_hidden, n_layers, dropout=drop_prob if n_layers > 1 else 0, batch_first=True)
+        self.lstm = nn.LSTM(len(self.chars), n_hidden, n_layers, batch_first=True, dropout=drop_prob * (n_layers > 1))
         self.dropout = nn.Dropout(drop_prob)
         self.fc = nn.Linear(n_hidden, len(self.chars))
         for name, p in self.lstm.named_parameters():
@@ -86,11 +86,11 @@ class CharRNN(nn.Module):
     def forward(self,
                 x:torch.Tensor, # integers (batch, seq), or one-hot (batch, seq, n_chars)
                 hidden:tuple|None=None, # (h, c), each (n_layers, batch, n_hidden); zeros where it is None
-               )->tuple: # scores (batch*seq, n_chars), one row per character read, as the loss wants them; and the new (h, c)
+               )->tuple: # scores (batch*seq, n_chars), a row per character read; and the new (h, c)
         "Score the next character at every place of `x`."
-        if x.dim() == 2 and x.is_floating_point(): raise ValueError('One-hot input is (batch, seq, n_chars), with three axes; this has two. Add the missing one with x[None].')
-        if x.dim() == 2: x = F.one_hot(x.long(), len(self.chars)).to(self.fc.weight.dtype)  # (batch, seq, n_chars)
-        out, hidden = self.lstm(x, hidden)                                                  # (batch, seq, n_hidden)
+        if not x.is_floating_point(): x = F.one_hot(x.long(), len(self.chars)).to(self.fc.weight)
+        if x.dim() != 3: raise ValueError('Integers have two axes, (batch, seq), one-hot vectors three; try x[None].')
+        out, hidden = self.lstm(x, hidden)  # (batch, seq, n_hidden)
         return self.fc(self.dropout(out)).flatten(0, 1), hidden
 
 # %% ../nbs/02_model.ipynb #22b6c1ab
@@ -131,15 +131,20 @@ def save(net:CharRNN, # the network
          path:str|Path, # the file to write; an old one is replaced only when the new one is complete
          **more, # whatever else should be kept: plain numbers, strings, lists, dicts, tensors
         )->None:
-    "Write `net` to `path`. Raises `OSError` where that is not possible, `ValueError` where `more` holds anything but plain data."
+    """Write `net` to `path`.
+
+    Raises `OSError` where that is not possible, `ValueError` where `more` holds anything but plain data."""
     path, buffer = Path(path), io.BytesIO()
-    if not path.absolute().parent.is_dir(): raise FileNotFoundError(f"There is no folder '{path.parent}' to write '{path.name}' into. Make it first.")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"There is no folder '{path.parent}' to write '{path.name}' into. Make it "
+                                "first.")
     checkpoint = dict(n_hidden=net.n_hidden, n_layers=net.n_layers, tokens=net.chars, drop_prob=net.drop_prob,
                       state_dict={k: v.cpu() for k, v in net.state_dict().items()})
     try:
         torch.save(more | checkpoint, buffer)
-        torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)  # what can't be read again must not be written
-    except Exception as e: raise ValueError(f'Only plain data can be saved (numbers, strings, lists, dicts, tensors), and not: {e}') from e
+        torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)  # it must be readable again
+    except Exception as e:
+        raise ValueError(f'Only plain data can be saved: numbers, strings, lists, dicts, tensors. ({e})') from e
     part = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     try:
         with open(part, 'wb') as f:
@@ -148,20 +153,24 @@ def save(net:CharRNN, # the network
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
 
-# %% ../nbs/02_model.ipynb #b2c2fcbb
-def load(path:str|Path, # a file written by `save`, or a checkpoint with the keys n_hidden, n_layers, tokens and state_dict
+# %% ../nbs/02_model.ipynb #2aadf4ee
+def load(path:str|Path, # a file with the keys n_hidden, n_layers, tokens and state_dict, such as `save` writes
          device:str|torch.device='cpu', # where to put the network
         )->CharRNN: # ready to write, dropout switched off
     """The network saved in `path`, whatever device it was on.
 
-    Raises `FileNotFoundError` where there is no file, `ValueError` where it is not a whole checkpoint of this kind. Code in the file is never run."""
+    Raises `FileNotFoundError` where there is no file, `ValueError` where it is not a whole checkpoint
+    of this kind. Code in the file is never run."""
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f"There is no file '{path}'. Check the spelling, or train a network first: poemrnn_train writes one.")
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file '{path}'. Check the spelling, or train a network first: "
+                                "poemrnn_train writes one.")
     try:
         saved = torch.load(path, map_location='cpu', weights_only=True)
         net = CharRNN(saved['tokens'], saved['n_hidden'], saved['n_layers'], saved.get('drop_prob', 0.5))
         net.load_state_dict(saved['state_dict'])
     except (OSError, MemoryError): raise
     except Exception as e:
-        raise ValueError(f"'{path}' is not a network saved by poemrnn, or not all of it is there. Give a file that poemrnn_train or save() wrote.") from e
+        raise ValueError(f"'{path}' is not a network saved by poemrnn, or not all of it is there. Give a file "
+                         "that poemrnn_train or save() wrote.") from e
     return net.to(device).eval()

@@ -29,8 +29,11 @@ def chances(scores:torch.Tensor, # (..., n_chars) scores of the network
             top_k:int|None=None, # only this many of the likeliest characters; None for all
            )->torch.Tensor: # (..., n_chars) probabilities
     "What to draw the next character from. Raises `ValueError` where a control is out of range."
-    if not temperature >= 0: raise ValueError(f'temperature must be 0 or more, and 0.4 to 0.8 is a good range; here it is {temperature}.')
-    if top_k is not None and top_k < 1: raise ValueError(f'top_k must be at least 1, or be left out for all characters; here it is {top_k}.')
+    if not temperature >= 0:
+        raise ValueError('temperature must be 0 or more, and 0.4 to 0.8 is a good range; here it is '
+                         f'{temperature}.')
+    if top_k is not None and top_k < 1:
+        raise ValueError(f'top_k must be at least 1, or be left out for all characters; here it is {top_k}.')
     if temperature == 0: temperature, top_k = 1., 1
     scores = (scores.float() - scores.max(-1, keepdim=True).values) / temperature
     if top_k is not None and top_k < scores.shape[-1]:
@@ -63,9 +66,11 @@ def stream(net:CharRNN, # a trained network
            stop:str|None=None, # end after writing this text, such as `poem_end`
            seed:int|None=None, # the same seed writes the same text; None for another each time
           )->Iterator[str]: # one character after the other, without the prime
-    "Write, a character at a time. Raises `ValueError` at a character of `prime` that `net` doesn't know or a control out of range."
+    """Write, a character at a time.
+
+    Raises `ValueError` at a character of `prime` that `net` doesn't know or a control out of range."""
     if size < 0: raise ValueError(f'size is the number of characters to write, 0 or more; here it is {size}.')
-    net.vocab.encode(prime), chances(torch.zeros(1), temperature, top_k)  # complain now, not at the first character
+    net.vocab.encode(prime); chances(torch.zeros(1), temperature, top_k)  # complain now, not later
     def write():
         rng = None if seed is None else torch.Generator().manual_seed(seed)
         char, h, written = prime or (poem_end if '\n' in net.char2int else net.chars[0]), None, ''
@@ -81,7 +86,7 @@ def sample(net:CharRNN, # a trained network
            prime:str='The', # what it reads first; the text begins with it
            top_k:int|None=None, # draw from this many of the likeliest only
            temperature:float=1., # see `chances`
-           stop:str|None=None, # end where it writes this, such as `poem_end`, which is then not part of the text
+           stop:str|None=None, # end where it writes this, such as `poem_end`, which is then left out
            seed:int|None=None, # the same seed writes the same text; None for another each time
           )->str: # the prime and up to `size` characters
     "A text that begins with `prime`. Raises what `stream` raises."
@@ -102,7 +107,7 @@ def write_poem(net:CharRNN, # a network trained on poems
 # %% ../nbs/04_sample.ipynb #02c5198a
 @call_parse
 def poemrnn_sample(
-    net:str=None, # network to write with; poems.net in this folder if there is one, else the one that comes with the package
+    net:str=None, # network to write with; poems.net if it is here, else the one that comes with the package
     prime:str='', # how the poem begins, such as Christmas
     size:int=2000, # characters to write at most; it stops earlier where the poem ends
     temperature:float=0.6, # from 0 (always the likeliest) to 1 (as it thinks) and beyond (wild)
@@ -116,5 +121,7 @@ def poemrnn_sample(
         path = net or ('poems.net' if Path('poems.net').exists() else None)
         loaded = load(path) if path else pretrained()
         for i in range(n):
-            print(write_poem(loaded, prime, size, top_k=top_k, temperature=temperature, seed=None if seed is None else seed + i), end=poem_end if i < n - 1 else '\n')
+            poem = write_poem(loaded, prime, size, top_k=top_k, temperature=temperature,
+                              seed=None if seed is None else seed + i)
+            print(poem, end=poem_end if i < n - 1 else '\n', flush=True)
         print(f'\n(written by {path or "the network that comes with poemrnn"})', file=sys.stderr)

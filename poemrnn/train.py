@@ -52,13 +52,16 @@ def learn(net:CharRNN, # learns in place
           clip:float=5, # longest gradient allowed
           bf16:bool=False, # compute in bfloat16?
          )->Iterator[float]: # the loss of each batch, in nats per character
-    "Learn from `batches` one by one; the hidden state is carried from each to the next, and cut. Raises `FloatingPointError` at a loss that isn't finite."
+    """Learn from `batches` one by one; the hidden state is carried from each to the next, and cut.
+
+    Raises `FloatingPointError` at a loss that isn't finite."""
     net.train()
     hidden = None
     for x, y in batches:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
             loss, hidden = loss_on(net, x, y, hidden)
-        if not loss.isfinite(): raise FloatingPointError(f'The loss became {loss.item()}. Start again with a lower lr.')
+        if not loss.isfinite():
+            raise FloatingPointError(f'The loss became {loss.item()}. Start again with a lower lr.')
         hidden = tuple(s.detach() for s in hidden)
         opt.zero_grad()
         loss.backward()
@@ -74,7 +77,8 @@ def evaluate(net:CharRNN, # left in the mode, training or not, in which it comes
              batch_size:int=32, # rows read side by side at most; a short text is read in fewer
             )->float: # mean loss in nats per character, over all of `data` but the first character
     "How surprised `net` is by `data`, without dropout. Raises `ValueError` where there is nothing to guess."
-    if len(data) < 2: raise ValueError(f'To measure a loss there must be at least 2 characters; here there are {len(data)}.')
+    if len(data) < 2:
+        raise ValueError(f'To measure a loss there must be at least 2 characters; here there are {len(data)}.')
     was_training, device = net.training, net.fc.weight.device
     net.eval()
     rows, hidden, total = min(batch_size, max(1, len(data) // 1000)), None, 0.
@@ -102,7 +106,8 @@ def rate(step:int, # steps done
 def faster_in_bf16(device:torch.device, # where to compute
                   )->bool: # is bfloat16 at least a quarter faster there?
     "Time five steps with 16 bits and five with 32. PyTorch's random numbers stay as they were."
-    with torch.random.fork_rng(devices=[]): lstm, x = nn.LSTM(64, 256).to(device), torch.randn(64, 32, 64).to(device)
+    with torch.random.fork_rng(devices=[]): lstm, x = nn.LSTM(64, 256), torch.randn(64, 32, 64)
+    lstm, x = lstm.to(device), x.to(device)
     def seconds(bf16):
         start = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16): loss = lstm(x)[0].sum()
@@ -123,20 +128,22 @@ class History:
                  path:str|Path|None=None, # a file for the best weights
                 ):
         self.net, self.train_data, self.val_data, self.path = net, train_data[:len(val_data)], val_data, path
-        self.running, self.epochs = [], []  # (epochs done, loss while learning) for each step; a dict for each examination
+        self.running, self.epochs = [], []  # (epochs done, loss) for each step; a dict for each examination
         self.best, self.best_weights, self.start = None, {}, time.time()
     def examine(self,
                 epoch:float, # epochs done
                )->str: # the outcome in two lines
         "Measure both losses, write a sample, and keep the weights if they are the best so far."
-        train, val, sample = evaluate(self.net, self.train_data), evaluate(self.net, self.val_data), glimpse(self.net, seed=len(self.epochs))
-        seconds = time.time() - self.start
+        train, val = evaluate(self.net, self.train_data), evaluate(self.net, self.val_data)
+        sample, seconds = glimpse(self.net, seed=len(self.epochs)), time.time() - self.start
         self.epochs.append(dict(epoch=epoch, train=train, val=val, seconds=seconds, sample=sample))
         if math.isfinite(val) and (self.best is None or val < self.best['val']):
             if self.path: save(self.net, self.path, history=self.epochs)
-            self.best, self.best_weights = self.epochs[-1], {k: v.clone() for k, v in self.net.state_dict().items()}
-        return (f"epoch {epoch:<4.3g} training poems {train:.3f}   held-out {val:.3f} nats ({val / math.log(2):.3f} bits)   {seconds:.0f} s"
-                f"\n           {' / '.join(l for l in sample.splitlines() if l.strip())}")
+            self.best = self.epochs[-1]
+            self.best_weights = {k: v.clone() for k, v in self.net.state_dict().items()}
+        verse = ' / '.join(line for line in sample.splitlines() if line.strip())
+        return (f'epoch {epoch:<4.3g} training poems {train:.3f}   held-out {val:.3f} nats '
+                f'({val / math.log(2):.3f} bits)   {seconds:.0f} s\n           {verse}')
 
 # %% ../nbs/03_train.ipynb #b940d35b
 @patch
@@ -146,13 +153,16 @@ def plot(self:History,
     "Losses against epochs."
     _, ax = plt.subplots(figsize=(7, 3.6), layout='constrained')
     if self.running: ax.plot(*zip(*self.running), color='C2', lw=1, label='while learning')
-    for key, label, style in ('train', 'training poems', 's--'), ('val', 'held-out poems', 'o-'):
-        ax.plot([e['epoch'] for e in self.epochs], [e[key] for e in self.epochs], style, label=label, color='C1' if key == 'train' else 'C0', ms=9 if key == 'train' else 4)
+    epochs = [e['epoch'] for e in self.epochs]
+    ax.plot(epochs, [e['train'] for e in self.epochs], 's--', color='C1', ms=9, label='training poems')
+    ax.plot(epochs, [e['val'] for e in self.epochs], 'o-', color='C0', ms=4, label='held-out poems')
     for name, loss in (baselines or {}).items():
         ax.axhline(loss, color='C3', lw=1, ls=':')
-        ax.annotate(f'{name} {loss:.2f}', (1, loss), (-4, -3), xycoords=('axes fraction', 'data'), textcoords='offset points', ha='right', va='top', color='C3')
-    low = min([e['train'] for e in self.epochs] + [e['val'] for e in self.epochs] + [*(baselines or {}).values()])
-    ax.set(xlabel='epochs', ylabel='loss (nats per character)', xlim=(0, None), ylim=(low - .4, None)); ax.grid(alpha=.3); ax.legend(loc='upper center')
+        ax.annotate(f'{name} {loss:.2f}', (1, loss), (-4, -3), ha='right', va='top', color='C3',
+                    xycoords=('axes fraction', 'data'), textcoords='offset points')
+    lowest = min([min(e['train'], e['val']) for e in self.epochs] + [*(baselines or {}).values()])
+    ax.set(xlabel='epochs', ylabel='loss (nats per character)', xlim=(0, None), ylim=(lowest - .4, None))
+    ax.grid(alpha=.3); ax.legend(loc='upper center')
     return ax
 
 # %% ../nbs/03_train.ipynb #0b2fea40
@@ -176,18 +186,24 @@ def _walk(history, epochs, n_steps, print_every):
         if history.best: history.net.load_state_dict(history.best_weights)
         history.net.eval()
 
-# %% ../nbs/03_train.ipynb #d1fe0235
+# %% ../nbs/03_train.ipynb #e51af275
 def _is_network(path): # a zip archive with the parts that PyTorch writes
-    return zipfile.is_zipfile(path) and any(name.endswith('data.pkl') for name in zipfile.ZipFile(path).namelist())
+    return zipfile.is_zipfile(path) and any(n.endswith('data.pkl') for n in zipfile.ZipFile(path).namelist())
 
 def check_out(path:str|Path, # where a network is to be written
              )->None:
     "Raise `OSError` or `ValueError` if a network can't or shouldn't be written to `path`."
     path = Path(path)
-    if path.is_dir(): raise ValueError(f"'{path}' is a folder. Name a file to write, such as {path/'poems.net'}.")
-    if not path.absolute().parent.is_dir(): raise FileNotFoundError(f"There is no folder '{path.parent}' to write '{path.name}' into. Make it first.")
-    if not os.access(path.absolute().parent, os.W_OK): raise PermissionError(f"The folder '{path.absolute().parent}' can't be written to. Choose another place.")
-    if path.exists() and not _is_network(path): raise ValueError(f"'{path}' exists and is not a network, so it is left alone. Choose another name.")
+    if path.is_dir():
+        raise ValueError(f"'{path}' is a folder. Name a file to write, such as {path/'poems.net'}.")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"There is no folder '{path.parent}' to write '{path.name}' into. Make it "
+                                "first.")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise PermissionError(f"The folder '{path.absolute().parent}' can't be written to. Choose another "
+                              "place.")
+    if path.exists() and not _is_network(path):
+        raise ValueError(f"'{path}' exists and is not a network, so it is left alone. Choose another name.")
 
 # %% ../nbs/03_train.ipynb #4a2f346a
 def _parts(net, data, val_frac):
@@ -196,14 +212,18 @@ def _parts(net, data, val_frac):
         cut = len(split_text(net.vocab.decode(data), val_frac)[0])
         data = data[:cut], data[cut:]
     data = tuple(map(np.asarray, data))
-    if len(data[1]) < 2: raise ValueError(f'The held-out part has {len(data[1])} characters; to be examined on it there must be at least 2.')
-    for bad in (part.min() for part in data if part.size and part.min() < 0), (part.max() for part in data if part.size and part.max() >= len(net.chars)):
-        for number in bad: raise ValueError(f'The data has a character number {number}, but the network knows only 0 to {len(net.chars) - 1}: encode the text with net.vocab.')
+    if len(data[1]) < 2:
+        raise ValueError(f'The held-out part has {len(data[1])} characters; to be examined on it there must '
+                         'be at least 2.')
+    for number in {int(n) for part in data if len(part) for n in (part.min(), part.max())}:
+        if not 0 <= number < len(net.chars):
+            raise ValueError(f'The data has a character number {number}, but the network knows only '
+                             f'0 to {len(net.chars) - 1}: encode the text with net.vocab.')
     return data
 
-# %% ../nbs/03_train.ipynb #8ba65bc5
+# %% ../nbs/03_train.ipynb #3654986c
 def train(net:CharRNN, # learns in place; ends with its best weights, dropout off, on the best device
-          data:np.ndarray|tuple, # (n,) encoded text, whose end is held out; or a pair of them, training and held-out
+          data:np.ndarray|tuple, # (n,) encoded text, its end is held out; or a pair (training, held-out)
           epochs:int=10, # times through the training text
           batch_size:int=10, # rows read side by side
           seq_length:int=50, # characters in a window
@@ -211,11 +231,11 @@ def train(net:CharRNN, # learns in place; ends with its best weights, dropout of
           clip:float=5, # longest gradient allowed
           val_frac:float=0.1, # share of `data` to hold out where it is one text
           print_every:int=10, # steps between two updates of the loss beside the progress bar
-          path:str|Path|None=None, # a file for the best weights, written whenever an epoch ends with better ones
+          path:str|Path|None=None, # a file for the best weights, written when an epoch ends with better ones
          )->History: # losses and samples; `.plot()` draws them
     """Teach `net` to guess the next character of `data`.
 
-    Raises `ValueError` where the data is too short or doesn't fit the network, `FloatingPointError` where the loss stops being a number."""
+    Raises `ValueError` at data that is too short or doesn't fit, `FloatingPointError` at an infinite loss."""
     if min(epochs, seq_length, print_every) < 1 or not (0 < lr < math.inf and clip > 0):
         raise ValueError('epochs, seq_length and print_every must be at least 1, lr and clip above 0.')
     if path: check_out(path)
@@ -225,28 +245,29 @@ def train(net:CharRNN, # learns in place; ends with its best weights, dropout of
     windows = [list(get_batches(train_data[start:], batch_size, seq_length)) for start in starts]
     net.to(device := best_device())
     opt = torch.optim.AdamW(net.parameters(), lr, betas=(.9, .99), weight_decay=.05)
-    n_steps = sum(map(len, windows))
-    schedule = LambdaLR(opt, partial(rate, n_steps=n_steps))
+    schedule = LambdaLR(opt, partial(rate, n_steps=(n_steps := sum(map(len, windows)))))
     bf16 = faster_in_bf16(device)
-    print(f"{n_steps:,} steps on the {'graphics card' if device.type == 'cuda' else 'processor'}, in {'bfloat16' if bf16 else 'float32'}")
-    history = History(net, train_data, val_data, path)
-    _walk(history, [learn(net, to_tensors(w, device), opt, schedule, clip, bf16) for w in windows], n_steps, print_every)
+    print(f"{n_steps:,} steps on the {device.type}, in {'bfloat16' if bf16 else 'float32'}")
+    learning = [learn(net, to_tensors(batches, device), opt, schedule, clip, bf16) for batches in windows]
+    _walk(history := History(net, train_data, val_data, path), learning, n_steps, print_every)
     return history
 
 # %% ../nbs/03_train.ipynb #c8d0bf0b
 def settings_for(n_chars:int, # characters to learn from
                 )->dict: # settings of `CharRNN` and `train`
-    "Sensible settings for a text of this length: about three minutes of learning on two cores, longer only where one epoch takes longer."
+    "Settings for about three minutes of learning on two cores; more only where one epoch takes longer."
     n_hidden = 128 if n_chars < 60_000 else 256 if n_chars < 600_000 else 384
     return dict(n_hidden=n_hidden, n_layers=1, drop_prob=.5 if n_chars < 600_000 else 0.,
-                epochs=min(40, max(1, round(9e6 / n_chars))), batch_size=min(32, max(1, n_chars // 2000)), seq_length=64, lr=.008)
+                epochs=min(40, max(1, round(9e6 / n_chars))), batch_size=min(32, max(1, n_chars // 2000)),
+                seq_length=64, lr=.008)
 
 # %% ../nbs/03_train.ipynb #536ac1ec
 @contextmanager
 def plain_errors():
     "Turn the errors that a user can mend into one sentence on standard error and exit status 1."
     try: yield
-    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # as in `| head`: nobody reads on
+    except BrokenPipeError:  # nobody reads on, as in `poemrnn_sample | head -3`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as e: sys.exit(': '.join(filter(None, [e.strerror or str(e), e.filename])))
     except (ValueError, FloatingPointError) as e: sys.exit(str(e))
     except RuntimeError as e:
@@ -269,9 +290,10 @@ def _read(src):
 # %% ../nbs/03_train.ipynb #a7a918e0
 @call_parse
 def poemrnn_train(
-    src:Param('a text file of poems (UTF-8, two blank lines between poems) or a folder of .txt files, one poem in each; the poems that come with the package if left out', str, opt=False, nargs='?')=None,
+    src:Param('a text file of poems (UTF-8, two blank lines between them) or a folder of .txt files, a poem each; '
+              'the poems that come with the package if left out', str, opt=False, nargs='?')=None,
     out:str='poems.net', # file to write the network to
-    epochs:int=None, # times through the poems; this and the following are chosen for the length of the text if left out
+    epochs:int=None, # times through the poems; this and the next six suit the text if left out
     n_hidden:int=None, # width of the network
     n_layers:int=None, # number of LSTM layers
     batch_size:int=None, # rows read side by side
@@ -281,17 +303,18 @@ def poemrnn_train(
     seed:int=42, # the same seed gives the same network on the same machine and in the same number format
 ):
     "Train a network on poems. Ctrl-C stops early and keeps what was learned."
-    given = dict(n_hidden=n_hidden, n_layers=n_layers, drop_prob=drop_prob, epochs=epochs, batch_size=batch_size, seq_length=seq_length, lr=lr)
+    given = {k: v for k, v in locals().items() if k not in ('src', 'out', 'seed') and v is not None}
     with plain_errors(), redirect_stdout(sys.stderr):
         check_out(out)
         vocab, data, about = _read(anthology if src is None else src)
-        counting = min(ngram_losses(data[0][-2_000_000:], data[1], len(vocab)))  # two million characters are enough to count
-        how = settings_for(len(data[0])) | {k: v for k, v in given.items() if v is not None}
+        counting = min(ngram_losses(data[0][-2_000_000:], data[1], len(vocab)))  # two million are enough
+        how = settings_for(len(data[0])) | given
         print(f"{about}\nCounting (the best n-gram) has a loss of {counting:.3f} nats per character on these.\n"
               f"Settings: {', '.join(f'{k} {v}' for k, v in how.items())}")
         if Path(out).exists(): print(f'The network in {out} will be replaced after the first epoch.')
         torch.manual_seed(seed)
         net = CharRNN(vocab.chars, *(how.pop(k) for k in ('n_hidden', 'n_layers', 'drop_prob')))
         history = train(net, data, **how, clip=1, path=out)
-        print(f"Best loss on the held-out text: {history.best['val']:.3f} nats per character; counting had {counting:.3f}.\n"
+        print(f"Best loss on the held-out text: {history.best['val']:.3f} nats per character; "
+              f"counting had {counting:.3f}.\n"
               f"The network is in {out}. Now try: poemrnn_sample --net {out}")
