@@ -315,6 +315,5 @@ def poemrnn_train(
         torch.manual_seed(seed)
         net = CharRNN(vocab.chars, *(how.pop(k) for k in ('n_hidden', 'n_layers', 'drop_prob')))
         history = train(net, data, **how, clip=1, path=out)
-        print(f"Best loss on the held-out text: {history.best['val']:.3f} nats per character; "
-              f"counting had {counting:.3f}.\n"
+        print(f"Best loss on the held-out text: {history.best['val']:.3f} nats; counting had {counting:.3f}.\n"
               f"The network is in {out}. Now try: poemrnn_sample --net {out}")
