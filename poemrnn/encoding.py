@@ -25,8 +25,8 @@ def _decode(path, # a file
     "The text of one file, or a sentence that says why it has none."
     raw = Path(path).read_bytes()
     if b'\0' in raw:
-        raise ValueError(f"'{path}' is not a UTF-8 text file: byte {raw.index(0)} of it is zero. Save the "
-                         "poems as plain text in UTF-8.")
+        raise ValueError(f"'{path}' is not a UTF-8 text file: byte {raw.index(0)} of it is zero. "
+                         "Save the poems as plain text in UTF-8.")
     try: text = raw.decode('utf-8-sig')
     except UnicodeDecodeError as e:
         line = raw.count(b'\n', 0, e.start) + 1
@@ -45,8 +45,8 @@ def load_poems(src:str|Path, # a text file in UTF-8, or a folder of `.txt` files
     Raises `FileNotFoundError` where there is no such file, `ValueError` where it holds no readable text."""
     src = Path(src)
     if not src.exists():
-        raise FileNotFoundError(f"There is no file or folder '{src}'. Check the spelling, or give the whole "
-                                "path.")
+        raise FileNotFoundError(f"There is no file or folder '{src}'. "
+                                "Check the spelling, or give the whole path.")
     if src.is_dir():
         paths = sorted(p for p in src.iterdir() if p.suffix.lower() == '.txt' and p.name[0] != '.' and p.is_file())
         if not paths:

@@ -136,8 +136,8 @@ def save(net:CharRNN, # the network
     Raises `OSError` where that is not possible, `ValueError` where `more` holds anything but plain data."""
     path, buffer = Path(path), io.BytesIO()
     if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"There is no folder '{path.parent}' to write '{path.name}' into. Make it "
-                                "first.")
+        raise FileNotFoundError(f"There is no folder '{path.parent}' to write '{path.name}' into. "
+                                "Make it first.")
     checkpoint = dict(n_hidden=net.n_hidden, n_layers=net.n_layers, tokens=net.chars, drop_prob=net.drop_prob,
                       state_dict={k: v.cpu() for k, v in net.state_dict().items()})
     try:
@@ -171,6 +171,6 @@ def load(path:str|Path, # a file with the keys n_hidden, n_layers, tokens and st
         net.load_state_dict(saved['state_dict'])
     except (OSError, MemoryError): raise
     except Exception as e:
-        raise ValueError(f"'{path}' is not a network saved by poemrnn, or not all of it is there. Give a file "
-                         "that poemrnn_train or save() wrote.") from e
+        raise ValueError(f"'{path}' is not a network saved by poemrnn, or not all of it is there. "
+                         "Give a file that poemrnn_train or save() wrote.") from e
     return net.to(device).eval()

@@ -179,8 +179,9 @@ def _walk(history, epochs, n_steps, print_every):
                     bar.set_postfix(loss=f'{np.mean([l for _, l in history.running[-print_every:]]):.3f}')
             bar.write(history.examine(number))
     except KeyboardInterrupt:
+        if not done: raise  # nothing to keep
         bar.write('Stopping; a last examination, and what was learned so far is kept.')
-        if done: bar.write(history.examine(done / n_steps * len(epochs)))
+        bar.write(history.examine(done / n_steps * len(epochs)))
     finally:
         bar.close()
         if history.best: history.net.load_state_dict(history.best_weights)
@@ -197,11 +198,11 @@ def check_out(path:str|Path, # where a network is to be written
     if path.is_dir():
         raise ValueError(f"'{path}' is a folder. Name a file to write, such as {path/'poems.net'}.")
     if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"There is no folder '{path.parent}' to write '{path.name}' into. Make it "
-                                "first.")
+        raise FileNotFoundError(f"There is no folder '{path.parent}' to write '{path.name}' into. "
+                                "Make it first.")
     if not os.access(path.absolute().parent, os.W_OK):
-        raise PermissionError(f"The folder '{path.absolute().parent}' can't be written to. Choose another "
-                              "place.")
+        raise PermissionError(f"The folder '{path.absolute().parent}' can't be written to. "
+                              "Choose another place.")
     if path.exists() and not _is_network(path):
         raise ValueError(f"'{path}' exists and is not a network, so it is left alone. Choose another name.")
 
