@@ -127,6 +127,11 @@ def best_device()->torch.device: # `cuda` where PyTorch has it, else the process
     return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 
 # %% ../nbs/02_model.ipynb #feb552de
+def _check_folder(path): # raise an error now if the folder that `path` is to be written into is not there
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"There is no folder '{path.parent}' to write '{path.name}' into. "
+                                "Make it first.")
+
 def save(net:CharRNN, # the network
          path:str|Path, # the file to write; an old one is replaced only when the new one is complete
          **more, # whatever else should be kept: plain numbers, strings, lists, dicts, tensors
@@ -135,9 +140,7 @@ def save(net:CharRNN, # the network
 
     Raises `OSError` where that is not possible, `ValueError` where `more` holds anything but plain data."""
     path, buffer = Path(path), io.BytesIO()
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"There is no folder '{path.parent}' to write '{path.name}' into. "
-                                "Make it first.")
+    _check_folder(path)
     checkpoint = dict(n_hidden=net.n_hidden, n_layers=net.n_layers, tokens=net.chars, drop_prob=net.drop_prob,
                       state_dict={k: v.cpu() for k, v in net.state_dict().items()})
     try:

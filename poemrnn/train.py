@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from .batches import get_batches, split_poems, split_text
 from .encoding import anthology, join_poems, load_poems, load_text, Vocab
-from .model import best_device, CharRNN, glimpse, load, ngram_losses, save
+from .model import _check_folder, best_device, CharRNN, glimpse, load, ngram_losses, save
 
 # %% ../nbs/03_train.ipynb #738bf67d
 def loss_on(net:CharRNN, # the network
@@ -197,9 +197,7 @@ def check_out(path:str|Path, # where a network is to be written
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"'{path}' is a folder. Name a file to write, such as {path/'poems.net'}.")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"There is no folder '{path.parent}' to write '{path.name}' into. "
-                                "Make it first.")
+    _check_folder(path)
     if not os.access(path.absolute().parent, os.W_OK):
         raise PermissionError(f"The folder '{path.absolute().parent}' can't be written to. "
                               "Choose another place.")
