@@ -62,6 +62,14 @@ class LSTMCell(nn.Module):
         h = o.sigmoid() * c.tanh()
         return h, c
 
+# %% ../nbs/02_model.ipynb #ed704780
+def _read(lstm, x, hidden, drop_prob):
+    "What `lstm` makes of `x`, while some of the characters and of the recurrent weights are missing."
+    if not drop_prob: return lstm(x, hidden)
+    x = x * F.dropout(torch.ones_like(x[..., :1]), drop_prob / 10)
+    weights = {name: F.dropout(w, drop_prob * .4) for name, w in lstm.named_parameters() if 'weight_hh' in name}
+    return torch.func.functional_call(lstm, weights, (x, hidden))
+
 # %% ../nbs/02_model.ipynb #1a45f00e
 class CharRNN(nn.Module):
     "An LSTM that reads characters and scores which comes next."
@@ -69,7 +77,7 @@ class CharRNN(nn.Module):
                  tokens:tuple|list|str, # the distinct characters, such as `vocab.chars`; their order is kept
                  n_hidden:int=256, # length of each layer's `h` and `c`
                  n_layers:int=2, # LSTM layers on top of each other
-                 drop_prob:float=0.5, # share of the values set to zero in training, above each layer
+                 drop_prob:float=0.5, # dropout while learning: this share above each layer, less of it elsewhere
                  lr:float=0.001, # not used, only kept as `net.lr`; `train` has its own
                 ):
         super().__init__()
@@ -90,7 +98,7 @@ class CharRNN(nn.Module):
         "Score the next character at every place of `x`."
         if not x.is_floating_point(): x = F.one_hot(x.long(), len(self.chars)).to(self.fc.weight)
         if x.dim() != 3: raise ValueError('Integers have two axes, (batch, seq), one-hot vectors three; try x[None].')
-        out, hidden = self.lstm(x, hidden)  # (batch, seq, n_hidden)
+        out, hidden = _read(self.lstm, x, hidden, self.drop_prob if self.training else 0)  # (batch, seq, n_hidden)
         return self.fc(self.dropout(out)).flatten(0, 1), hidden
 
 # %% ../nbs/02_model.ipynb #22b6c1ab
@@ -126,7 +134,7 @@ def best_device()->torch.device: # `cuda` where PyTorch has it, else the process
     "Where to compute."
     return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 
-# %% ../nbs/02_model.ipynb #feb552de
+# %% ../nbs/02_model.ipynb #9a13fed6
 def _check_folder(path): # raise an error now if the folder that `path` is to be written into is not there
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"There is no folder '{path.parent}' to write '{path.name}' into. "
@@ -134,7 +142,7 @@ def _check_folder(path): # raise an error now if the folder that `path` is to be
 
 def save(net:CharRNN, # the network
          path:str|Path, # the file to write; an old one is replaced only when the new one is complete
-         **more, # whatever else should be kept: plain numbers, strings, lists, dicts, tensors
+         **more, # whatever else should be kept: plain numbers, strings, lists, dicts, tensors; or another `state_dict`
         )->None:
     """Write `net` to `path`.
 
@@ -144,11 +152,12 @@ def save(net:CharRNN, # the network
     checkpoint = dict(n_hidden=net.n_hidden, n_layers=net.n_layers, tokens=net.chars, drop_prob=net.drop_prob,
                       state_dict={k: v.cpu() for k, v in net.state_dict().items()})
     try:
-        torch.save(more | checkpoint, buffer)
-        torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)  # it must be readable again
+        torch.save(checkpoint | more, buffer)
+        buffer.seek(0)
+        torch.load(buffer, map_location='cpu', weights_only=True)  # it must be readable again
     except Exception as e:
         raise ValueError(f'Only plain data can be saved: numbers, strings, lists, dicts, tensors. ({e})') from e
-    part = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    part = path.with_name(f'{path.name}.tmp')
     try:
         with open(part, 'wb') as f:
             f.write(buffer.getbuffer())
