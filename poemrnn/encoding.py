@@ -102,15 +102,18 @@ def encode(self:Vocab,
            text:str, # any text made of the characters of this vocabulary
           )->np.ndarray: # (len(text),) in the smallest unsigned integer type that holds them all
     "The numbers of the characters of `text`. Raises `ValueError` at a character that has none."
-    codes = np.frombuffer(text.encode('utf-32-le', 'surrogatepass'), '<u4')
-    numbers = self._numbers[np.minimum(codes, len(self._numbers) - 1)]
-    if (numbers < 0).any():
-        at = int(np.argmax(numbers < 0))
-        line, place = text.count('\n', 0, at) + 1, at - text.rfind('\n', 0, at)
-        raise ValueError(f'The character {text[at]!r} (U+{ord(text[at]):04X}, character {place} of line {line}) '
-                         f'is not among the {len(self)} that this vocabulary knows. '
-                         'Replace it, or learn from a text that has it.')
-    return numbers.astype(np.min_scalar_type(len(self) - 1))
+    ids = np.empty(len(text), np.min_scalar_type(len(self) - 1))
+    for i in range(0, len(text), 1_000_000):  # in pieces, since each takes twelve bytes a character on the way
+        codes = np.frombuffer(text[i:i+1_000_000].encode('utf-32-le', 'surrogatepass'), '<u4')
+        numbers = self._numbers[np.minimum(codes, len(self._numbers) - 1)]
+        if (numbers < 0).any():
+            at = i + int(np.argmax(numbers < 0))
+            line, place = text.count('\n', 0, at) + 1, at - text.rfind('\n', 0, at)
+            raise ValueError(f'The character {text[at]!r} (U+{ord(text[at]):04X}, character {place} of line {line}) '
+                             f'is not among the {len(self)} that this vocabulary knows. '
+                             'Replace it, or learn from a text that has it.')
+        ids[i:i+1_000_000] = numbers
+    return ids
 
 # %% ../nbs/00_encoding.ipynb #ebe97051
 @patch

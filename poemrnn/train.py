@@ -136,7 +136,7 @@ class History:
     "What happened in a training: losses, samples, and the best weights."
     def __init__(self,
                  net:CharRNN, # the network that learns
-                 train_data:np.ndarray, # (n,) encoded training text; its first 50,000 characters are examined
+                 train_data:np.ndarray, # (n,) encoded training text; its beginning is examined, at most 50,000 characters
                  val_data:np.ndarray, # (m,) encoded held-out text
                 ):
         self.net, self.train_data, self.val_data = net, train_data[:min(len(val_data), 50_000)], val_data
@@ -176,9 +176,10 @@ def plot(self:History,
     ax.grid(alpha=.3); ax.legend(loc='upper center')
     return ax
 
-# %% ../nbs/03_train.ipynb #e51af275
+# %% ../nbs/03_train.ipynb #45a421f8
 def _is_network(path): # a zip archive with the parts that PyTorch writes
-    return zipfile.is_zipfile(path) and any(n.endswith('data.pkl') for n in zipfile.ZipFile(path).namelist())
+    try: return any(name.endswith('data.pkl') for name in zipfile.ZipFile(path).namelist())
+    except zipfile.BadZipFile: return False
 
 def check_out(path:str|Path, # where a network is to be written
              )->None:
@@ -230,7 +231,7 @@ class Training:
         self.history = History(net, *data)
         if self.number: torch.manual_seed(torch.initial_seed() + self.number)  # each process has its own dropout
         self.opt = torch.optim.AdamW(net.parameters(), settings['lr'], betas=(.9, .99), weight_decay=.05,
-                                     fused=True)
+                                     fused=True)  # 0.99: judge each weight by its last hundred steps or so
         self.n_steps = sum(1 for start in settings['starts'] for _ in self.windows(start))
         self.schedule = LambdaLR(self.opt, partial(rate, n_steps=self.n_steps))
     def windows(self,
@@ -270,8 +271,10 @@ def restore(self:Training,
     self.hidden = hidden and tuple(s.to(device) for s in hidden)
     torch.set_rng_state(random)
     if cuda_random is not None and torch.cuda.is_available(): torch.cuda.set_rng_state(cuda_random)
-    h.running, h.epochs, h.start = last['running'], saved['history'], time.time() - last['seconds']
-    if h.epochs: h.best, h.best_weights = min(h.epochs, key=lambda e: e['val']), saved['state_dict']
+    h.running, h.start = last['running'], time.time() - last['seconds']
+    h.epochs = last.get('history', saved['history'])
+    h.best = min((e for e in h.epochs if math.isfinite(e['val'])), key=lambda e: e['val'], default=None)
+    if h.best: h.best_weights = last.get('best', saved['state_dict'])
 
 # %% ../nbs/03_train.ipynb #1a098b4e
 @patch
@@ -291,8 +294,8 @@ def checkpoint(self:Training)->None:
     if self.number: return  # the first process writes
     try: self.write(last=last)
     except OSError as e:
-        tqdm.write(f"'{self.path}' could not be written: {e.strerror or e}. An older one is unharmed, and the "
-                   f"training goes on; the next try is in {self.settings['save_every']} steps.")
+        tqdm.write(f"'{self.path}' could not be written: {e.strerror or e}. What was there is unharmed, and "
+                   f"the training goes on; the next try is in at most {self.settings['save_every']} steps.")
 
 # %% ../nbs/03_train.ipynb #c63de529
 @patch
@@ -323,7 +326,11 @@ def out_of_patience(self:Training)->bool:
     waited = len(h.epochs) - 1 - h.epochs.index(h.best) if h.best else 0
     return _gather(patience is not None and waited >= patience)[0]  # all processes stop together
 
-# %% ../nbs/03_train.ipynb #a95ef0fc
+# %% ../nbs/03_train.ipynb #886454b3
+def _last(path): # the state in the file, with the record of that moment, so that a last examination leaves no trace there
+    saved = torch.load(path, map_location='cpu', weights_only=True)
+    return dict(history=saved['history'], best=saved['state_dict']) | saved['last']
+
 @patch
 def run(self:Training)->History: # losses and samples; `.plot()` draws them
     "Learn to the end, or until something ends it."
@@ -342,8 +349,8 @@ def run(self:Training)->History: # losses and samples; `.plot()` draws them
     except KeyboardInterrupt:
         if not h.running: raise  # nothing to keep
         say('Stopping; a last examination, and what was learned so far is kept.')
-        if self.saved: last['last'] = torch.load(self.path, map_location='cpu', weights_only=True)['last']
         say(h.examine(len(h.running) / self.n_steps * self.settings['epochs']))
+        if self.saved and Path(self.path).exists(): last['last'] = _last(self.path)
     except FloatingPointError as e:
         kept = f"; the best weights, with a held-out loss of {h.best['val']:.3f}, are kept." if h.best else '.'
         raise FloatingPointError(f'{e}{kept}') from None
@@ -382,8 +389,8 @@ def train(net:CharRNN, # learns in place; ends with its best weights, dropout of
     starts = _gather(torch.randint(latest, (epochs,)).tolist())[0]
     if bf16 is None: bf16 = _gather(faster_in_bf16(best_device()))[0]
     training = Training(net, data, dict(
-        epochs=epochs, batch_size=batch_size, seq_length=seq_length, lr=lr, clip=clip, val_frac=val_frac,
-        print_every=print_every, patience=patience, bf16=bf16, save_every=save_every, starts=starts,
+        epochs=epochs, batch_size=batch_size, seq_length=seq_length, lr=float(lr), clip=float(clip),
+        val_frac=val_frac, print_every=print_every, patience=patience, bf16=bf16, save_every=save_every, starts=starts,
         text=_fingerprint(data)), path)
     if not training.number:
         print(f"{training.n_steps:,} steps on the {best_device().type}, in {'bfloat16' if bf16 else 'float32'}")
@@ -401,8 +408,9 @@ def resume_training(path:str|Path, # the file that `train` was given
     if 'last' not in saved:
         raise ValueError(f"'{path}' holds no unfinished training, so there is nothing to resume.")
     settings, n_processes = saved['settings'], len(saved['last']['processes'])
-    data = _parts(net, data, settings['val_frac'])
-    if _fingerprint(data) != settings['text']:
+    try: same = _fingerprint(data := _parts(net, data, settings['val_frac'])) == settings['text']
+    except ValueError: same = False
+    if not same:
         (a, _), (b, _) = settings['text']
         raise ValueError(f"'{path}' is learning from another text, with {a:,} characters, and {b:,} held out. "
                          'Give the same poems as at the beginning.')
@@ -430,7 +438,7 @@ def scoreboard(self:History,
 # %% ../nbs/03_train.ipynb #c8d0bf0b
 def settings_for(n_chars:int, # characters to learn from
                 )->dict: # settings of `CharRNN` and `train`
-    "Settings for about three minutes of learning on two cores; more only where one epoch takes longer."
+    "Settings for at most some three minutes of learning on two cores; more only where one epoch takes longer."
     n_hidden = 128 if n_chars < 60_000 else 256 if n_chars < 600_000 else 384
     epochs = min(100, max(1, round(9e6 / n_chars)))
     return dict(n_hidden=n_hidden, n_layers=1, drop_prob=.5 if n_chars < 600_000 else 0.,
@@ -493,10 +501,10 @@ def checkup(poems:list|str, # poems, or one text
     several = not isinstance(poems, str) and len(poems) > 1
     print(f"poems       {f'{len(poems):,}' if several else 'one text'}",
           f"characters  {len(train_data):,} to learn from, {len(val_data):,} held out",
-          f"distinct    {len(vocab)}; less than 10 times: {' '.join(rare[:20]) or 'none'}",
+          f"distinct    {len(vocab)}; fewer than 10 times: {' '.join(rare[:25]) or 'none'}{' ...' * (len(rare) > 25)}",
           f"network     {how['n_layers']} x {how['n_hidden']}, {n_weights:,} weights, dropout {how['drop_prob']:g}",
           f"batches     {n_batches:,} an epoch, each {how['batch_size']} rows x {how['seq_length']} characters; "
-          f"{n_held_out:,} held out",
+          f"held out, {n_held_out:,}",
           f"learning    {how['epochs']} epochs, rate up to {how['lr']:g}, clip {how['clip']:g}, patience {how['patience']}",
           f"time        {f'{seconds / 60:.0f} minutes' if seconds > 100 else f'{seconds:.0f} seconds'} or so",
           sep='\n')
@@ -522,10 +530,10 @@ def plain_errors():
     try: yield
     except BrokenPipeError:  # nobody reads on, as in `poemrnn_sample | head -3`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as e: sys.exit(': '.join(filter(None, [e.strerror or str(e), e.filename])))
+    except OSError as e: sys.exit(f'{e.strerror or e}' + (f': {e.filename}' if e.filename else ''))
     except (ValueError, FloatingPointError) as e: sys.exit(str(e))
-    except RuntimeError as e:
-        if 'alloc' not in str(e) and 'memory' not in str(e): raise
+    except (RuntimeError, MemoryError) as e:
+        if isinstance(e, RuntimeError) and 'alloc' not in str(e) and 'memory' not in str(e): raise
         sys.exit('There is not enough memory for this. Choose a smaller n_hidden, batch_size or seq_length.')
     except KeyboardInterrupt: sys.exit('Stopped.')
 
@@ -570,7 +578,7 @@ def poemrnn_train(
         check_out(out)
         poems, val_text = load_poems(anthology if src is None else src), val and load_text(val)
         vocab, data = prepare(poems, val_text)
-        counting = ngram_losses(data[0][-2_000_000:], data[1], len(vocab))  # two million are enough
+        counting = ngram_losses(data[0][-1_000_000:], data[1][:1_000_000], len(vocab))  # enough
         if resume: net, history = _go_on(out, data, given)
         else:
             how = checkup(poems, val_text, **given)
