@@ -578,7 +578,7 @@ def poemrnn_train(
         check_out(out)
         poems, val_text = load_poems(anthology if src is None else src), val and load_text(val)
         vocab, data = prepare(poems, val_text)
-        counting = ngram_losses(data[0][-1_000_000:], data[1][:1_000_000], len(vocab))  # enough
+        counting = ngram_losses(data[0][-2_000_000:], data[1][:500_000], len(vocab))  # of a long text, parts
         if resume: net, history = _go_on(out, data, given)
         else:
             how = checkup(poems, val_text, **given)
