@@ -62,13 +62,21 @@ class LSTMCell(nn.Module):
         h = o.sigmoid() * c.tanh()
         return h, c
 
-# %% ../nbs/02_model.ipynb #ed704780
+# %% ../nbs/02_model.ipynb #32eb1fa6
+def _without(x, share, shape):
+    "`x` with a share of its values set to zero, the rest larger to make up; along the axes of length 1 in `shape`, alike."
+    kept = torch.rand(shape, device=x.device) >= share
+    return x * (kept / max(1 - share, 1e-9)).to(x.dtype)
+
 def _read(lstm, x, hidden, drop_prob):
-    "What `lstm` makes of `x`, while some of the characters and of the recurrent weights are missing."
-    if not drop_prob: return lstm(x, hidden)
-    x = x * F.dropout(torch.ones_like(x[..., :1]), drop_prob / 10)
-    weights = {name: F.dropout(w, drop_prob * .4) for name, w in lstm.named_parameters() if 'weight_hh' in name}
-    return torch.func.functional_call(lstm, weights, (x, hidden))
+    "What `lstm` makes of `x` with dropout: without some characters, recurrent weights, and values above each layer."
+    x, states = _without(x, drop_prob / 10, (*x.shape[:2], 1)), []
+    for k, (w_ih, w_hh, *biases) in enumerate(lstm.all_weights):
+        weights = [w_ih, _without(w_hh, drop_prob * .4, w_hh.shape), *biases]
+        x, *state = torch.lstm(x, [s[k:k+1] for s in hidden], weights, True, 1, 0., True, False, True)
+        x = _without(x, drop_prob, (len(x), 1, x.shape[2]))
+        states.append(state)
+    return x, tuple(torch.cat(s) for s in zip(*states))
 
 # %% ../nbs/02_model.ipynb #1a45f00e
 class CharRNN(nn.Module):
@@ -84,7 +92,7 @@ class CharRNN(nn.Module):
         self.vocab = Vocab(tokens)
         self.chars, self.int2char, self.char2int = self.vocab.chars, self.vocab.int2char, self.vocab.char2int
         self.n_hidden, self.n_layers, self.drop_prob, self.lr = n_hidden, n_layers, drop_prob, lr
-        self.lstm = nn.LSTM(len(self.chars), n_hidden, n_layers, batch_first=True, dropout=drop_prob * (n_layers > 1))
+        self.lstm = nn.LSTM(len(self.chars), n_hidden, n_layers, batch_first=True)
         self.dropout = nn.Dropout(drop_prob)
         self.fc = nn.Linear(n_hidden, len(self.chars))
         for name, p in self.lstm.named_parameters():
@@ -98,8 +106,9 @@ class CharRNN(nn.Module):
         "Score the next character at every place of `x`."
         if not x.is_floating_point(): x = F.one_hot(x.long(), len(self.chars)).to(self.fc.weight)
         if x.dim() != 3: raise ValueError('Integers have two axes, (batch, seq), one-hot vectors three; try x[None].')
-        out, hidden = _read(self.lstm, x, hidden, self.drop_prob if self.training else 0)  # (batch, seq, n_hidden)
-        return self.fc(self.dropout(out)).flatten(0, 1), hidden
+        share = self.dropout.p if self.training else 0
+        out, hidden = _read(self.lstm, x, hidden or self.init_hidden(len(x)), share) if share else self.lstm(x, hidden)
+        return self.fc(out).flatten(0, 1), hidden  # out: (batch, seq, n_hidden)
 
 # %% ../nbs/02_model.ipynb #22b6c1ab
 @patch

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['loss_on', 'to_tensors', 'learn', 'evaluate', 'rate', 'faster_in_bf16', 'History', 'check_out', 'Training', 'train',
-           'resume_training', 'settings_for', 'prepare', 'checkup', 'together', 'plain_errors', 'poemrnn_train']
+           'resume_training', 'settings_for', 'prepare', 'checkup', 'together', 'extended', 'plain_errors',
+           'poemrnn_train']
 
 # %% ../nbs/03_train.ipynb #eb8f5423
 import math, os, shutil, sys, time, zipfile, zlib
@@ -109,10 +110,8 @@ def evaluate(net:CharRNN, # left in the mode, training or not, in which it comes
 def rate(step:int, # steps done
          n_steps:int, # steps in all
         )->float: # share of the highest learning rate, from 0 to 1
-    "Linear warm-up over a tenth of all steps, then a cosine down to 0."
-    warm_up = n_steps / 10
-    if step < warm_up: return min(1, (step + 1) / warm_up)
-    return .5 + .5 * math.cos(math.pi * (step - warm_up) / (n_steps - warm_up))
+    "The full rate until half-time, then down in a straight line to 0."
+    return min(1, 2 - 2 * step / n_steps)
 
 # %% ../nbs/03_train.ipynb #d1ce22f9
 @cache
@@ -169,8 +168,9 @@ def plot(self:History,
     ax.plot(epochs, [e['val'] for e in self.epochs], 'o-', color='C0', ms=4, label='held-out poems')
     for name, loss in (baselines or {}).items():
         ax.axhline(loss, color='C3', lw=1, ls=':')
-        ax.annotate(f'{name} {loss:.2f}', (1, loss), (-4, -3), ha='right', va='top', color='C3',
-                    xycoords=('axes fraction', 'data'), textcoords='offset points')
+        right = loss > self.epochs[0]['val']  # below the curve there is room on the left
+        ax.annotate(f'{name} {loss:.2f}', (right, loss), (4 - 8 * right, -3), ha='right' if right else 'left', va='top',
+                    color='C3', xycoords=('axes fraction', 'data'), textcoords='offset points')
     lowest = min([min(e['train'], e['val']) for e in self.epochs] + [*(baselines or {}).values()])
     ax.set(xlabel='epochs', ylabel='loss (nats per character)', xlim=(0, None), ylim=(lowest - .4, None))
     ax.grid(alpha=.3); ax.legend(loc='upper center')
@@ -304,18 +304,19 @@ def epochs_left(self:Training,
                 bar:tqdm, # moves on at each step
                )->Iterator[float]: # epochs done, after each of them
     "Learn, one epoch after the other, and keep everything in the file every `save_every` steps."
-    s, done = self.settings, len(self.history.running)
+    s, running, stretch = self.settings, self.history.running, math.ceil(2000 / self.settings['seq_length'])
     while self.epoch < s['epochs']:
         left = to_tensors(islice(self.windows(s['starts'][self.epoch]), self.window, None), best_device())
-        for loss, self.hidden in learn(model, left, self.opt, self.schedule, s['clip'], s['bf16'], self.hidden):
-            bar.update()
-            done += 1
-            self.window += 1
-            self.history.running.append((done / self.n_steps * s['epochs'], loss))
-            if done % s['print_every'] == 0:
-                bar.set_postfix(loss=f"{np.mean([l for _, l in self.history.running[-s['print_every']:]]):.3f}")
-            if done % s['save_every'] == 0: self.checkpoint()
-        self.epoch, self.window, self.hidden = self.epoch + 1, 0, None
+        while batches := list(islice(left, stretch - self.window % stretch)):
+            if self.window % stretch == 0: self.hidden = None  # begin with an empty memory
+            for loss, self.hidden in learn(model, batches, self.opt, self.schedule, s['clip'], s['bf16'], self.hidden):
+                bar.update()
+                self.window += 1
+                running.append(((len(running) + 1) / self.n_steps * s['epochs'], loss))
+                if len(running) % s['print_every'] == 0:
+                    bar.set_postfix(loss=f"{np.mean([l for _, l in running[-s['print_every']:]]):.3f}")
+                if len(running) % s['save_every'] == 0: self.checkpoint()
+        self.epoch, self.window = self.epoch + 1, 0
         yield self.epoch
 
 # %% ../nbs/03_train.ipynb #9122953a
@@ -399,15 +400,20 @@ def train(net:CharRNN, # learns in place; ends with its best weights, dropout of
 # %% ../nbs/03_train.ipynb #75a59d4b
 def resume_training(path:str|Path, # the file that `train` was given
                     data:np.ndarray|tuple, # the same data as then
+                    **given, # settings, where you want to make sure that they are as they were
                    )->tuple: # the network with its best weights, and the history
     """Go on with an interrupted training, to the same end as if there had been no interruption.
 
-    Raises `ValueError` where there is nothing to go on with, or where the data is not what it was."""
+    Raises `ValueError` where there is nothing to go on with, or where the data or a setting is not what it was."""
     net = load(path)
     saved = torch.load(path, map_location='cpu', weights_only=True)
     if 'last' not in saved:
         raise ValueError(f"'{path}' holds no unfinished training, so there is nothing to resume.")
     settings, n_processes = saved['settings'], len(saved['last']['processes'])
+    begun = settings | {k: getattr(net, k) for k in ('n_hidden', 'n_layers', 'drop_prob')}
+    for k, v in given.items():
+        if begun.get(k, v) != v:
+            raise ValueError(f"'{path}' was begun with {k} {begun[k]}, not {v}. Leave {k} out to go on.")
     try: same = _fingerprint(data := _parts(net, data, settings['val_frac'])) == settings['text']
     except ValueError: same = False
     if not same:
@@ -456,20 +462,21 @@ def _split(poems, val_text=None):
 
 def prepare(poems:list|str, # poems, or one text
             val_text:str|None=None, # a text to be examined on, where you have one; else a tenth of `poems`
+            known:tuple=(), # the characters of a network to begin with; new ones come after them
            )->tuple: # the vocabulary, and the encoded training and held-out text
     "What `train` needs."
     texts = _split(poems, val_text)
-    vocab = Vocab(sorted(set(texts[0]) | set(texts[1])))
+    vocab = Vocab((*known, *sorted((set(texts[0]) | set(texts[1])) - set(known))))
     return vocab, tuple(map(vocab.encode, texts))
 
-# %% ../nbs/03_train.ipynb #8b5c8f18
-def _seconds(vocab, data, how):
+# %% ../nbs/03_train.ipynb #47c772da
+def _seconds(vocab, data, how, n_batches):
     "About how long training takes on this machine, and the number of weights."
     with torch.random.fork_rng():
         net = CharRNN(vocab.chars, how['n_hidden'], how['n_layers'], how['drop_prob']).to(best_device())
     rows, length = how['batch_size'] // _place()[1] or 1, how['seq_length']
     stretch = np.resize(data[0][:100_000], 4 * rows * length + 1)
-    opt, times = torch.optim.AdamW(net.parameters(), 0.), [time.perf_counter()]
+    opt, times = torch.optim.AdamW(net.parameters(), 0., fused=True), [time.perf_counter()]
     constant = torch.optim.lr_scheduler.ConstantLR(opt, 1)
     with torch.random.fork_rng():
         batches = to_tensors(get_batches(stretch, rows, length), best_device())
@@ -478,9 +485,8 @@ def _seconds(vocab, data, how):
     start = time.perf_counter()
     evaluate(net, np.resize(data[1], 8000))
     reading = (time.perf_counter() - start) / 8000
-    steps = how['epochs'] * math.ceil((len(data[0]) - 1) // how['batch_size'] / length)
-    seconds = steps * min(np.diff(times)) + how['epochs'] * reading * (len(data[1]) + min(len(data[1]), 50_000))
-    return seconds, sum(p.numel() for p in net.parameters())
+    epoch = n_batches * min(np.diff(times)) + reading * (len(data[1]) + min(len(data[1]), 50_000))
+    return how['epochs'] * epoch, sum(p.numel() for p in net.parameters())
 
 # %% ../nbs/03_train.ipynb #f13e5ab8
 def checkup(poems:list|str, # poems, or one text
@@ -497,7 +503,7 @@ def checkup(poems:list|str, # poems, or one text
     rare = [c for c, n in zip(vocab.chars, counts) if n < 10]
     n_batches, n_held_out = [math.ceil((len(part) - 1) // how['batch_size'] / how['seq_length'])
                              for part in (train_data, val_data)]
-    seconds, n_weights = _seconds(vocab, (train_data, val_data), how)
+    seconds, n_weights = _seconds(vocab, (train_data, val_data), how, n_batches)
     several = not isinstance(poems, str) and len(poems) > 1
     print(f"poems       {f'{len(poems):,}' if several else 'one text'}",
           f"characters  {len(train_data):,} to learn from, {len(val_data):,} held out",
@@ -523,6 +529,20 @@ def together():
         with open(os.devnull, 'w') as nowhere, redirect_stdout(nowhere if _place()[0] else sys.stdout): yield
     finally: dist.destroy_process_group()
 
+# %% ../nbs/03_train.ipynb #a25a2ea1
+@torch.no_grad()
+def extended(net:CharRNN, # a trained network
+             chars:tuple|str, # characters it should know; those it knows already are no matter
+             drop_prob:float, # dropout from now on
+            )->CharRNN: # a copy of it that knows them all
+    "Add characters to a network."
+    more = CharRNN((*net.chars, *(c for c in chars if c not in net.char2int)), net.n_hidden, net.n_layers, drop_prob)
+    for new, old in zip(more.parameters(), net.parameters()):
+        new.zero_()
+        new[tuple(map(slice, old.shape))] = old
+    more.fc.bias[len(net.chars):] = net.fc.bias.min()
+    return more
+
 # %% ../nbs/03_train.ipynb #536ac1ec
 @contextmanager
 def plain_errors():
@@ -545,13 +565,12 @@ def _keep_old(path): # a new training should not cost the network of an earlier 
         shutil.copy2(path, old)
         print(f'The network that is in {path} will be replaced; a copy is in {old}.')
 
-def _go_on(path, data, given): # resume, unless other settings are given than the training was begun with
-    net, saved = load(path), torch.load(path, map_location='cpu', weights_only=True)
-    begun = saved.get('settings', {}) | {k: getattr(net, k) for k in ('n_hidden', 'n_layers', 'drop_prob')}
-    for k, v in given.items():
-        if begun.get(k, v) != v:
-            raise ValueError(f"'{path}' was begun with {k} {begun[k]}, not {v}. Leave --{k} out to go on.")
-    return resume_training(path, data)
+# %% ../nbs/03_train.ipynb #ea925c34
+def _suited(known, given): # settings for going on with the network `known`
+    fixed = dict(n_hidden=known.n_hidden, n_layers=known.n_layers)
+    for k, v in fixed.items():
+        if given.get(k, v) != v: raise ValueError(f'The network to begin with has {k} {v}. Leave {k} out.')
+    return dict(lr=.002) | given | fixed
 
 # %% ../nbs/03_train.ipynb #a7a918e0
 @call_parse
@@ -569,21 +588,25 @@ def poemrnn_train(
     drop_prob:float=None, # dropout, from 0 to 1
     patience:int=None, # stop after so many epochs without a better one
     seed:int=42, # the same seed gives the same network on the same machine and in the same number format
+    init:str=None, # a network to begin with, a file or the word pretrained; random weights if left out
     resume:store_true=False, # go on with the interrupted training in the file `out`
 ):
     "Train a network on poems. Ctrl-C stops early and keeps what was learned; --resume goes on."
     given = {k: v for k, v in locals().items()
-             if k not in ('src', 'out', 'val', 'seed', 'resume') and v is not None}
+             if k not in ('src', 'out', 'val', 'seed', 'init', 'resume') and v is not None}
     with plain_errors(), redirect_stdout(sys.stderr), together():
         check_out(out)
         poems, val_text = load_poems(anthology if src is None else src), val and load_text(val)
-        vocab, data = prepare(poems, val_text)
+        begin = out if resume else anthology.with_suffix('.net') if init == 'pretrained' else init
+        known = begin and load(begin)
+        vocab, data = prepare(poems, val_text, known.chars if known else ())
         counting = ngram_losses(data[0][-2_000_000:], data[1][:500_000], len(vocab))  # of a long text, parts
-        if resume: net, history = _go_on(out, data, given)
+        if resume: net, history = resume_training(out, data, **given)
         else:
-            how = checkup(poems, val_text, **given)
+            how = checkup(poems, val_text, **(_suited(known, given) if known else given))
             _keep_old(out)
             torch.manual_seed(seed)
-            net = CharRNN(vocab.chars, *(how.pop(k) for k in ('n_hidden', 'n_layers', 'drop_prob')))
+            size = [how.pop(k) for k in ('n_hidden', 'n_layers', 'drop_prob')]
+            net = extended(known, vocab.chars, size[-1]) if known else CharRNN(vocab.chars, *size)
             history = train(net, data, **how, path=out)
         print(f'{history.scoreboard(counting)}\nThe network is in {out}. Now try: poemrnn_sample --net {out}')
