@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from fastcore.script import call_parse
-from torch.nn import functional as F
 
 from .encoding import anthology, poem_end
 from .model import CharRNN, load
@@ -54,7 +53,7 @@ def chances(scores:np.ndarray, # (..., n_chars) scores of the network
 # %% ../nbs/04_sample.ipynb #a90f2b90
 def draw(p:np.ndarray, # (n, n_chars) chances
          rng:np.random.Generator, # where chance comes from
-        )->np.ndarray: # (n,) integers, one for each row
+        )->np.ndarray: # (n,) integers, one for each row of `p`
     "A character for each row, as likely as `p` says."
     ends = p.cumsum(-1)
     return (ends <= rng.random((len(p), 1)) * ends[:, -1:]).sum(-1)
@@ -76,76 +75,89 @@ def predict(net:CharRNN, # a trained network; dropout is switched off
     p = chances(scores[-1:].cpu(), temperature, top_k, top_p)                    # (1, n_chars)
     return net.int2char[draw(p, rng or np.random.default_rng())[0]], h
 
-# %% ../nbs/04_sample.ipynb #89e3cc94
-def _sigmoid(x): return .5 + .5 * np.tanh(.5 * x)
+# %% ../nbs/04_sample.ipynb #61ff0f2d
+def _sigmoid(x): # in place
+    x *= .5; np.tanh(x, out=x); x *= .5; x += .5
+    return x
 
 class Engine:
-    "The LSTM of `net`, made for reading a character at a time in each of `n` rows."
+    "The LSTM of `net`, made for reading a character at a time in each of `n` texts."
     def __init__(self,
                  net:CharRNN, # a trained network
-                 hidden:tuple, # (h, c) to go on from, each (n_layers, 1, n_hidden); all rows begin alike
-                 n:int=1, # rows side by side
+                 hidden:tuple, # (h, c) to go on from, each (n_layers, 1, n_hidden); all texts begin alike
+                 n:int=1, # texts side by side
                  bf16:bool=False, # multiply in bfloat16?
                 ):
         w = {name: p.detach().float().cpu() for name, p in net.named_parameters()}
-        H = self.n_hidden = net.n_hidden
-        order, kind, self.layers = np.r_[:2*H, 3*H:4*H, 2*H:3*H], torch.bfloat16 if bf16 else torch.float32, []
+        self.n_hidden = net.n_hidden
+        kind, self.layers = torch.bfloat16 if bf16 else torch.float32, []
         for k in range(net.n_layers):
-            w_ih, w_hh, b_ih, b_hh = (w[f'lstm.{part}_l{k}'][order] for part in ('weight_ih', 'weight_hh', 'bias_ih', 'bias_hh'))
-            if k == 0: self.table = (w_ih.T + b_ih + b_hh).numpy()                   # (n_chars, 4*H)
+            w_ih, w_hh, b_ih, b_hh = (w[f'lstm.{part}_l{k}'] for part in ('weight_ih', 'weight_hh', 'bias_ih', 'bias_hh'))
+            bias = (b_ih + b_hh)[:, None]
+            if k == 0: self.table = (w_ih + bias).numpy()                            # (4*H, n_chars)
             weight = w_hh if k == 0 else torch.cat([w_ih, w_hh], 1)                  # (4*H, H) or (4*H, 2*H)
-            self.layers.append((weight.to(kind), (b_ih + b_hh).numpy()))
-        self.fc = w['fc.weight'].to(kind), w['fc.bias'].numpy()
-        h, self.c = (s.float().cpu().numpy().repeat(n, axis=1) for s in hidden)      # (n_layers, n, H)
-        self.h = np.concatenate(h, axis=1)                                           # (n, n_layers*H)
-    def times(self,
-              h:np.ndarray, # (n, a)
-              weight:torch.Tensor, # (b, a)
-             )->np.ndarray: # (n, b) float32
-        "`h` times the transposed `weight`."
-        if len(h) == 1 and weight.dtype == torch.float32: return (weight.numpy() @ h[0])[None]
-        return F.linear(torch.from_numpy(h).to(weight.dtype), weight).float().numpy()
+            self.layers.append((weight.to(kind), bias.numpy()))
+        self.fc = w['fc.weight'].to(kind), w['fc.bias'][:, None].numpy()
+        h, self.c = (s.float().cpu().numpy().repeat(n, axis=1).swapaxes(1, 2).copy() for s in hidden)  # (n_layers, H, n)
+        self.h = h.reshape(-1, n)                                                    # (n_layers*H, n)
+
+# %% ../nbs/04_sample.ipynb #0d3feed3
+@patch
+def times(self:Engine,
+          weight:torch.Tensor, # (b, a)
+          h:np.ndarray, # (a, n)
+         )->np.ndarray: # (b, n) float32
+    "Their product."
+    if weight.dtype == torch.float32 and h.shape[1] == 1: return weight.numpy() @ h
+    return (weight @ torch.from_numpy(h).to(weight.dtype)).float().numpy()
 
 # %% ../nbs/04_sample.ipynb #fee4b341
 @patch
 def step(self:Engine,
-         ids:np.ndarray, # (n,) integers, a character for each row
+         ids:np.ndarray, # (n,) integers, a character for each text
         )->np.ndarray: # (n, n_chars) scores of what comes next
-    "Read a character in each row."
+    "Read a character in each text."
     H = self.n_hidden
     for k, (weight, bias) in enumerate(self.layers):
-        z = self.times(self.h[:, max(0, k-1)*H:(k+1)*H], weight) + (bias if k else self.table[ids])  # (n, 4*H)
-        gates, g = _sigmoid(z[:, :3*H]), np.tanh(z[:, 3*H:])
-        self.c[k] = gates[:, H:2*H] * self.c[k] + gates[:, :H] * g
-        self.h[:, k*H:(k+1)*H] = gates[:, 2*H:] * np.tanh(self.c[k])
-    return self.times(self.h[:, -H:], self.fc[0]) + self.fc[1]
+        z = self.times(weight, self.h[max(0, k-1)*H:(k+1)*H])                        # (4*H, n)
+        z += bias if k else self.table.take(ids, axis=1)
+        (i, f), g, o = _sigmoid(z[:2*H]).reshape(2, H, -1), np.tanh(z[2*H:3*H]), _sigmoid(z[3*H:])
+        self.c[k] = f * self.c[k] + i * g
+        self.h[k*H:(k+1)*H] = o * np.tanh(self.c[k])
+    return (self.times(self.fc[0], self.h[-H:]) + self.fc[1]).T
 
 @patch
 def keep(self:Engine,
-         rows:np.ndarray, # (n,) True for a row that goes on
+         texts:np.ndarray, # (n,) True for a text that goes on
         )->None:
-    "Forget the other rows."
-    self.h, self.c = self.h[rows], self.c[:, rows]
+    "Forget the other texts."
+    self.h, self.c = self.h.compress(texts, axis=1), self.c.compress(texts, axis=2)
 
-# %% ../nbs/04_sample.ipynb #831dbca6
-def _write(net, n, size, prime, top_k, temperature, top_p, stop, seed):
-    "The `n` texts written so far, after each character."
-    rng, hidden = np.random.default_rng(seed), None
-    start = net.vocab.encode(prime or (poem_end if '\n' in net.char2int else net.chars[0]))
+# %% ../nbs/04_sample.ipynb #92213a17
+def _begin(net, prime, n):
+    "The scores after reading `prime`, and an engine that goes on from there in `n` texts."
+    hidden, start = None, net.vocab.encode(prime or (poem_end if '\n' in net.char2int else net.chars[0]))
     with torch.no_grad():
         for part in torch.tensor(start, device=net.fc.weight.device)[None].split(1000, dim=1):
             scores, hidden = net.eval()(part, hidden)
     engine = Engine(net, hidden, n, n > 1 and faster_in_bf16(torch.device('cpu')))
-    scores, texts, rows = scores[-1:].cpu().numpy().repeat(n, axis=0), [''] * n, np.arange(n)
-    for _ in range(size):
+    return scores[-1:].cpu().numpy().repeat(n, axis=0), engine   # (n, n_chars)
+
+def _write(net, n, size, prime, top_k, temperature, top_p, stop, seed):
+    "The `n` texts written so far, after each character."
+    rng, (scores, engine) = np.random.default_rng(seed), _begin(net, prime, n)
+    texts, rows = [''] * n, np.arange(n)
+    for done in range(size):
+        if done: scores = engine.step(ids)
         ids = draw(chances(scores, temperature, top_k, top_p), rng)
         for row, id in zip(rows, ids): texts[row] += net.int2char[id]
         yield texts
-        going = np.array([not (stop and texts[row].endswith(stop)) for row in rows])
+        if not stop: continue
+        going = np.array([not texts[row].endswith(stop) for row in rows])
         if not going.any(): return
         if not going.all(): rows, ids = rows[going], ids[going]; engine.keep(going)
-        scores = engine.step(ids)
 
+# %% ../nbs/04_sample.ipynb #2377cade
 def _check(net, size, prime, top_k, temperature, top_p, n=1): # complain before anything is written
     if size < 0: raise ValueError(f'size is the number of characters to write, 0 or more; here it is {size}.')
     if n < 1: raise ValueError(f'n is the number of texts, at least 1; here it is {n}.')
@@ -178,9 +190,10 @@ def sample(net:CharRNN, # a trained network
            n:int|None=None, # write so many texts side by side; None for one
           )->str|list: # the prime and up to `size` characters; with `n` a list of such texts
     "A text that begins with `prime`, or several. Raises what `stream` raises."
-    _check(net, size, prime, top_k, temperature, top_p, n or (n is None))
-    texts = [''] * (n or 1)
-    for texts in _write(net, n or 1, size, prime, top_k, temperature, top_p, stop, seed): pass
+    rows = 1 if n is None else n
+    _check(net, size, prime, top_k, temperature, top_p, rows)
+    texts = [''] * rows
+    for texts in _write(net, rows, size, prime, top_k, temperature, top_p, stop, seed): pass
     texts = [prime + text.removesuffix(stop or '') for text in texts]
     return texts[0] if n is None else texts
 
