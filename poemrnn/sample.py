@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from fastcore.script import call_parse
 
 from .encoding import anthology, poem_end
-from .model import CharRNN, load
+from .model import _opening, CharRNN, load
 from .train import faster_in_bf16, plain_errors
 
 # %% ../nbs/04_sample.ipynb #eb10cb7a
@@ -136,7 +136,7 @@ def keep(self:Engine,
 # %% ../nbs/04_sample.ipynb #92213a17
 def _begin(net, prime, n):
     "The scores after reading `prime`, and an engine that goes on from there in `n` texts."
-    hidden, start = None, net.vocab.encode(prime or (poem_end if '\n' in net.char2int else net.chars[0]))
+    hidden, start = None, net.vocab.encode(prime or _opening(net))
     with torch.no_grad():
         for part in torch.tensor(start, device=net.fc.weight.device)[None].split(1000, dim=1):
             scores, hidden = net.eval()(part, hidden)
