@@ -37,14 +37,14 @@ def chances(scores:np.ndarray, # (..., n_chars) scores of the network
         raise ValueError(f'top_k must be at least 1, or be left out for all characters; here it is {top_k}.')
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f'top_p must be above 0 and at most 1; here it is {top_p}.')
-    if temperature == 0: temperature, top_k = 1., 1
+    if temperature == 0: temperature, top_k = 1., 1  # only the favourite
     scores = np.asarray(scores, np.float64)
     with np.errstate(over='ignore'): p = np.exp((scores - scores.max(-1, keepdims=True)) / temperature)
     p /= p.sum(-1, keepdims=True)
     if top_k is None and top_p is None: return p
     order = np.argsort(-p, axis=-1, kind='stable')
     best = np.take_along_axis(p, order, -1)                        # the likeliest first
-    best[..., top_k or len(p.T):] = 0
+    best[..., top_k or p.shape[-1]:] = 0
     best /= best.sum(-1, keepdims=True)
     best[best.cumsum(-1) - best >= (top_p or 1)] = 0               # those before it are enough
     np.put_along_axis(p, order, best, -1)
@@ -58,9 +58,9 @@ def draw(p:np.ndarray, # (n, n_chars) chances
     ends = p.cumsum(-1)
     return (ends <= rng.random((len(p), 1)) * ends[:, -1:]).sum(-1)
 
-# %% ../nbs/04_sample.ipynb #42ad57df
+# %% ../nbs/04_sample.ipynb #d70c928f
 @torch.no_grad()
-def predict(net:CharRNN, # a trained network; dropout is switched off
+def predict(net:CharRNN, # a trained network; dropout is switched off, and stays so
             char:str, # the character to read, or several
             h:tuple|None=None, # memory (h, c), each (n_layers, 1, n_hidden); None for an empty one
             top_k:int|None=None, # draw from this many of the likeliest only
@@ -75,8 +75,8 @@ def predict(net:CharRNN, # a trained network; dropout is switched off
     p = chances(scores[-1:].cpu(), temperature, top_k, top_p)                    # (1, n_chars)
     return net.int2char[draw(p, rng or np.random.default_rng())[0]], h
 
-# %% ../nbs/04_sample.ipynb #61ff0f2d
-def _sigmoid(x): # in place
+# %% ../nbs/04_sample.ipynb #45285bf7
+def _sigmoid(x): # (1 + tanh(x/2)) / 2, in place
     x *= .5; np.tanh(x, out=x); x *= .5; x += .5
     return x
 
@@ -138,7 +138,7 @@ def _begin(net, prime, n):
     "The scores after reading `prime`, and an engine that goes on from there in `n` texts."
     hidden, start = None, net.vocab.encode(prime or _opening(net))
     with torch.no_grad():
-        for part in torch.tensor(start, device=net.fc.weight.device)[None].split(1000, dim=1):
+        for part in torch.tensor(start, device=net.fc.weight.device)[None].split(1000, dim=1):  # spares memory
             scores, hidden = net.eval()(part, hidden)
     engine = Engine(net, hidden, n, n > 1 and faster_in_bf16(torch.device('cpu')))
     return scores[-1:].cpu().numpy().repeat(n, axis=0), engine   # (n, n_chars)
@@ -157,10 +157,11 @@ def _write(net, n, size, prime, top_k, temperature, top_p, stop, seed):
         if not going.any(): return
         if not going.all(): rows, ids = rows[going], ids[going]; engine.keep(going)
 
-# %% ../nbs/04_sample.ipynb #2377cade
-def _check(net, size, prime, top_k, temperature, top_p, n=1): # complain before anything is written
+# %% ../nbs/04_sample.ipynb #f40be829
+def _check(net, size, prime, top_k, temperature, top_p, seed, n=1): # complain before anything is written
     if size < 0: raise ValueError(f'size is the number of characters to write, 0 or more; here it is {size}.')
     if n < 1: raise ValueError(f'n is the number of texts, at least 1; here it is {n}.')
+    if seed is not None and seed < 0: raise ValueError(f'seed is a whole number, 0 or more; here it is {seed}.')
     net.vocab.encode(prime); chances(np.zeros(1), temperature, top_k, top_p)
 
 def stream(net:CharRNN, # a trained network
@@ -175,7 +176,7 @@ def stream(net:CharRNN, # a trained network
     """Write, a character at a time.
 
     Raises `ValueError` at a character of `prime` that `net` doesn't know or a control out of range."""
-    _check(net, size, prime, top_k, temperature, top_p)
+    _check(net, size, prime, top_k, temperature, top_p, seed)
     return (text[-1] for text, in _write(net, 1, size, prime, top_k, temperature, top_p, stop, seed))
 
 # %% ../nbs/04_sample.ipynb #4f09b2c0
@@ -185,13 +186,13 @@ def sample(net:CharRNN, # a trained network
            top_k:int|None=None, # draw from this many of the likeliest only
            temperature:float=1., # see `chances`
            stop:str|None=None, # end where it writes this, such as `poem_end`, which is then left out
-           seed:int|None=None, # the same seed writes the same text; None for another each time
+           seed:int|None=None, # the same seed, with the same `n`, writes the same; None for another text each time
            top_p:float|None=None, # see `chances`
            n:int|None=None, # write so many texts side by side; None for one
           )->str|list: # the prime and up to `size` characters; with `n` a list of such texts
     "A text that begins with `prime`, or several. Raises what `stream` raises."
     rows = 1 if n is None else n
-    _check(net, size, prime, top_k, temperature, top_p, rows)
+    _check(net, size, prime, top_k, temperature, top_p, seed, rows)
     texts = [''] * rows
     for texts in _write(net, rows, size, prime, top_k, temperature, top_p, stop, seed): pass
     texts = [prime + text.removesuffix(stop or '') for text in texts]
@@ -201,30 +202,31 @@ def sample(net:CharRNN, # a trained network
 def write_poem(net:CharRNN, # a network trained on poems
                prime:str='', # how the poem begins: its title or the first part of it
                size:int=2000, # characters to write at most
-               **controls, # `top_k`, `top_p`, `temperature`, `seed` and `n`, see `sample`
+               temperature:float=.6, # see `chances`; between clean and wild
+               **controls, # `top_k`, `top_p`, `seed` and `n`, see `sample`
               )->str|list: # the poem, without blank lines around it; with `n` a list of poems
     "A poem from its title to its end. Raises what `stream` raises."
     net.vocab.encode(prime)  # an unknown character is named by its place in the prime
     before = poem_end if '\n' in net.char2int else ''
-    written = sample(net, size, before + prime, stop=poem_end, **controls)
+    written = sample(net, size, before + prime, stop=poem_end, temperature=temperature, **controls)
     return written.strip('\n') if isinstance(written, str) else [poem.strip('\n') for poem in written]
 
 # %% ../nbs/04_sample.ipynb #02c5198a
 @call_parse
 def poemrnn_sample(
-    net:str=None, # network to write with; poems.net if it is here, else the one that comes with the package
+    net:str=None, # network to write with, a file or the word pretrained; if left out, poems.net where there is one
     prime:str='', # how the poem begins, such as Christmas
     size:int=2000, # characters to write at most; it stops earlier where the poem ends
-    temperature:float=0.6, # from 0 (always the likeliest) to 1 (as it thinks) and beyond (wild)
+    temperature:float=0.6, # from 0 (always the likeliest) to 1 (as it thinks) and beyond (wild); 0.4 to 0.8 is good
     top_k:int=None, # draw only from this many of the likeliest characters
     top_p:float=None, # draw only from the likeliest that make up this share of the chance
     n:int=1, # number of poems, written side by side
-    seed:int=None, # the same seed writes the same poems; different ones each time if left out
+    seed:int=None, # the same seed and n write the same poems; different ones each time if left out
 ):
     "Write a poem with a trained network."
     with plain_errors():
-        path = net or ('poems.net' if Path('poems.net').exists() else None)
-        poems = write_poem(load(path) if path else pretrained(), prime, size, top_k=top_k, top_p=top_p,
-                           temperature=temperature, seed=seed, n=n)
+        path = net or ('poems.net' if Path('poems.net').exists() else 'pretrained')
+        poems = write_poem(pretrained() if path == 'pretrained' else load(path), prime, size, temperature,
+                           top_k=top_k, top_p=top_p, seed=seed, n=n)
         print(poem_end.join(poems))
-        print(f'\n(written by {path or "the network that comes with poemrnn"})', file=sys.stderr)
+        print('\n(written by', 'the network that comes with poemrnn)' if path == 'pretrained' else f'{path})', file=sys.stderr)

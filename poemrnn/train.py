@@ -501,16 +501,14 @@ def checkup(poems:list|str, # poems, or one text
     counts = sum(np.bincount(part[i:i+1_000_000], minlength=len(vocab))
                  for part in (train_data, val_data) for i in range(0, len(part), 1_000_000))
     rare = [c for c, n in zip(vocab.chars, counts) if n < 10]
-    n_batches, n_held_out = [math.ceil((len(part) - 1) // how['batch_size'] / how['seq_length'])
-                             for part in (train_data, val_data)]
+    n_batches = math.ceil((len(train_data) - 1) // how['batch_size'] / how['seq_length'])
     seconds, n_weights = _seconds(vocab, (train_data, val_data), how, n_batches)
     several = not isinstance(poems, str) and len(poems) > 1
     print(f"poems       {f'{len(poems):,}' if several else 'one text'}",
           f"characters  {len(train_data):,} to learn from, {len(val_data):,} held out",
           f"distinct    {len(vocab)}; fewer than 10 times: {' '.join(rare[:25]) or 'none'}{' ...' * (len(rare) > 25)}",
           f"network     {how['n_layers']} x {how['n_hidden']}, {n_weights:,} weights, dropout {how['drop_prob']:g}",
-          f"batches     {n_batches:,} an epoch, each {how['batch_size']} rows x {how['seq_length']} characters; "
-          f"held out, {n_held_out:,}",
+          f"batches     {n_batches:,} an epoch, each {how['batch_size']} rows x {how['seq_length']} characters",
           f"learning    {how['epochs']} epochs, rate up to {how['lr']:g}, clip {how['clip']:g}, patience {how['patience']}",
           f"time        {f'{seconds / 60:.0f} minutes' if seconds > 100 else f'{seconds:.0f} seconds'} or so",
           sep='\n')
