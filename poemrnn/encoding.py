@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['anthology', 'poem_end', 'load_poems', 'join_poems', 'load_text', 'Vocab', 'one_hot_encode']
 
-# %% ../nbs/00_encoding.ipynb #2edc5f93
-import re
+# %% ../nbs/00_encoding.ipynb #6f9b2060
+import csv, gzip, io, json, re, sys, unicodedata, zlib
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+from charset_normalizer import from_bytes
 from fastcore.basics import patch
 
 # %% ../nbs/00_encoding.ipynb #aa787468
@@ -19,41 +20,58 @@ anthology = Path(str(files('poemrnn')/'data'/'anthology.txt')) # the poems that 
 # %% ../nbs/00_encoding.ipynb #5de81cfe
 poem_end = '\n\n\n' # what follows the last line of every poem
 
-# %% ../nbs/00_encoding.ipynb #a5f37f81
-def _decode(path, # a file
+# %% ../nbs/00_encoding.ipynb #fbc2bab5
+_encodings = ['utf_16', 'cp1252', 'cp1251', 'cp1256', 'gb18030', 'big5', 'shift_jis', 'euc_jp', 'euc_kr'] # likely ones
+
+def _decode(raw:bytes, # what the file holds
+            name:str, # the file, for messages
+            encoding:str, # such as utf-8
            )->str: # its text, never empty
-    "The text of one file, or a sentence that says why it has none."
-    raw = Path(path).read_bytes()
-    if b'\0' in raw:
-        raise ValueError(f"'{path}' is not a UTF-8 text file: byte {raw.index(0)} of it is zero. "
-                         "Save the poems as plain text in UTF-8.")
-    try: text = raw.decode('utf-8-sig')
-    except UnicodeDecodeError as e:
-        line = raw.count(b'\n', 0, e.start) + 1
-        raise ValueError(f"'{path}' is not UTF-8 text: byte {e.start}, on line {line}, cannot be read. "
-                         "Open the file in an editor and save it with the encoding UTF-8.") from None
-    text = text.replace('\r\n', '\n').replace('\r', '\n')
-    if not text.strip():
-        raise ValueError(f"'{path}' is empty: there is nothing to learn from. Put some poems in it.")
+    "The text of a file, or a sentence that says why it has none."
+    try: text, bad = raw.decode('utf-8-sig' if encoding.lower().replace('_', '-') == 'utf-8' else encoding), None
+    except LookupError:
+        raise ValueError(f"There is no encoding called '{encoding}'. Common ones are utf-8, utf-16, cp1252, gb18030.") from None
+    except UnicodeDecodeError as e: text, bad = '', e.start
+    if '\0' in text: bad = raw.index(0)
+    if bad is not None:
+        best = from_bytes(raw[:100_000], cp_isolation=_encodings).best()
+        seems = f"It seems to be {best.encoding}: if so, give encoding {best.encoding}. Or" if best else 'If it is text at all,'
+        raise ValueError(f"'{name}' is not {encoding} text: byte {bad}, on line {raw.count(10, 0, bad) + 1}, cannot be read. "
+                         f'{seems} open it in an editor and save it as plain text with the encoding UTF-8.')
+    text = unicodedata.normalize('NFC', re.sub('\r+\n', '\n', text).replace('\r', '\n'))
+    if not text.strip(): raise ValueError(f"'{name}' is empty: there is nothing to learn from. Put some poems in it.")
     return text
 
-# %% ../nbs/00_encoding.ipynb #57ac6143
-def load_poems(src:str|Path, # a text file in UTF-8, or a folder of `.txt` files, one poem in each
-              )->list[str]: # the poems, without blank lines around them
-    """The poems of `src`; in a file, two or more blank lines part them.
+# %% ../nbs/00_encoding.ipynb #cfa240bd
+def _bytes(src): # what the file holds
+    if str(src) == '-': return sys.stdin.buffer.read()
+    raw = Path(src).read_bytes()
+    if Path(src).suffix.lower() != '.gz': return raw
+    try: return gzip.decompress(raw)
+    except (OSError, EOFError, zlib.error):
+        raise ValueError(f"'{src}' is not a whole gzip file. Get it again, or unpack it and give what is inside.") from None
 
-    Raises `FileNotFoundError` where there is no such file, `ValueError` where it holds no readable text."""
-    src = Path(src)
-    if not src.exists():
-        raise FileNotFoundError(f"There is no file or folder '{src}'. "
-                                "Check the spelling, or give the whole path.")
-    if src.is_dir():
-        paths = sorted(p for p in src.iterdir() if p.suffix.lower() == '.txt' and p.name[0] != '.' and p.is_file())
+# %% ../nbs/00_encoding.ipynb #44900968
+def load_poems(src:str|Path, # a .txt, .csv, .tsv, .json or .jsonl file, or one of these with .gz; a folder of .txt files; or '-'
+               column:str|None=None, # the column of a table that holds the poems; None to find it
+               encoding:str='utf-8', # how letters are stored in the file
+              )->list[str]: # the poems, without blank lines around them
+    """The poems of `src`; in a text, two or more blank lines part them, and '-' is standard input.
+
+    Raises `FileNotFoundError` where there is no such file, `ValueError` where it holds no readable poems."""
+    path, kind = Path(src), Path(str(src).removesuffix('.gz')).suffix.lower()
+    if str(src) != '-' and not path.exists():
+        raise FileNotFoundError(f"There is no file or folder '{src}'. Check the spelling, or give the whole path.")
+    if path.is_dir():
+        paths = sorted(p for p in path.iterdir() if p.suffix.lower() == '.txt' and p.name[0] != '.' and p.is_file())
         if not paths:
             raise ValueError(f"The folder '{src}' holds no .txt file. Put each poem in a file of its own, "
                              "named something.txt.")
-        return [_decode(p).strip('\n') for p in paths]
-    poems = re.split(r'\n(?:[ \t]*\n){2,}', _decode(src))  # a line end, then two blank lines or more
+        return [_decode(_bytes(p), p, encoding).strip('\n') for p in paths]
+    text = _decode(_bytes(src), src, encoding)
+    if kind in ('.csv', '.tsv', '.json', '.jsonl'): return _from_rows(_rows(text, kind, src), src, column)
+    if column: raise ValueError(f"'{src}' is read as plain text, which has no column '{column}'. Leave column out.")
+    poems = re.split(r'\n(?:[ \t]*\n){2,}', text)  # a line end, then two blank lines or more
     return [p.strip('\n') for p in poems if p.strip()]
 
 # %% ../nbs/00_encoding.ipynb #433098f6
@@ -62,13 +80,57 @@ def join_poems(poems:list[str], # one string per poem
     "The poems as one text, each followed by `poem_end`."
     return ''.join(p + poem_end for p in poems)
 
-# %% ../nbs/00_encoding.ipynb #fb7ecede
-def load_text(src:str|Path, # a text file in UTF-8, or a folder of `.txt` files
-             )->str: # the text; of a folder, its poems joined
+# %% ../nbs/00_encoding.ipynb #2394e0d4
+def load_text(src:str|Path, # what `load_poems` takes
+              column:str|None=None, # see `load_poems`
+              encoding:str='utf-8', # see `load_poems`
+             )->str: # the text; of a folder or a table, its poems joined
     "All of `src` as one text. Raises what `load_poems` raises."
-    src = Path(src)
-    if src.is_file(): return _decode(src)
-    return join_poems(load_poems(src))
+    kind = Path(str(src).removesuffix('.gz')).suffix.lower()
+    if Path(src).is_file() and not column and kind not in ('.csv', '.tsv', '.json', '.jsonl'):
+        return _decode(_bytes(src), src, encoding)
+    return join_poems(load_poems(src, column, encoding))
+
+# %% ../nbs/00_encoding.ipynb #b835b93a
+def _rows(text, kind, name):
+    "The rows of a table: dicts, or bare strings."
+    try:
+        if kind == '.json': rows = json.loads(text)
+        elif kind == '.jsonl': rows = [json.loads(line) for line in text.split('\n') if line.strip()]
+        else:
+            csv.field_size_limit(2**31 - 1)
+            first = text.split('\n', 1)[0]
+            mark = '\t' if kind == '.tsv' else ';' if first.count(';') > first.count(',') else ','
+            rows = list(csv.DictReader(io.StringIO(text, newline=''), delimiter=mark, strict=True))
+    except json.JSONDecodeError as e:
+        where = f'line {e.lineno}' if kind == '.json' else f'the line that begins {e.doc[:30]!r}'
+        raise ValueError(f"'{name}' is not whole JSON: {where} cannot be read ({e.msg}). Mend it, or get the file again.") from None
+    except csv.Error as e:
+        raise ValueError(f"'{name}' is not a whole table ({e}). Is a quotation mark missing? Mend it, or save it anew.") from None
+    if isinstance(rows, dict): rows = next((v for v in rows.values() if isinstance(v, list)), rows)
+    if not isinstance(rows, list) or not all(isinstance(row, (str, dict)) for row in rows):
+        raise ValueError(f"'{name}' must hold a list of poems: strings, or objects with their text.")
+    return rows
+
+# %% ../nbs/00_encoding.ipynb #bb0bbe14
+def _from_rows(rows, name, column):
+    "The poems in the rows of a table, each after its title."
+    def text(value): return ('\n'.join(map(str, value)) if isinstance(value, list) else str(value or '')).strip()
+    names = list(dict.fromkeys(key for row in rows if isinstance(row, dict) for key in row if key is not None))
+    likely = [key for key in names if key.strip().lower() in ('poem', 'poems', 'text', 'content', 'body', 'lines', 'verse')]
+    if column and column not in names:
+        raise ValueError(f"'{name}' has no column '{column}'; it has {', '.join(names) or 'none'}. Name one of these.")
+    tables = [row for row in rows if isinstance(row, dict)]
+    column = column or (likely or sorted(names, key=lambda key: -sum(len(text(row.get(key))) for row in tables)) or [None])[0]
+    title = next((key for key in names if key.strip().lower() == 'title' and key != column), None)
+    poems = []
+    for row in rows:
+        head, body = ('', text(row)) if isinstance(row, str) else (text(row.get(title)), text(row.get(column)))
+        body = re.sub(r'\n(?:[ \t]*\n){2,}', '\n\n', body)  # within a poem, one blank line at most
+        if body: poems.append(f'{head}\n\n{body}' if head else body)
+    if not poems and column: raise ValueError(f"'{name}' holds no poems in its column '{column}'; it has {', '.join(names)}. Name another.")
+    if not poems: raise ValueError(f"'{name}' holds no poems: after the names of the columns there must be a row for each poem.")
+    return poems
 
 # %% ../nbs/00_encoding.ipynb #6d133346
 class Vocab:

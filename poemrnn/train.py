@@ -573,10 +573,12 @@ def _suited(known, given): # settings for going on with the network `known`
 # %% ../nbs/03_train.ipynb #a7a918e0
 @call_parse
 def poemrnn_train(
-    src:Param('a text file of poems (UTF-8, two blank lines between them) or a folder of .txt files, a poem each; '
-              'the poems that come with the package if left out', str, opt=False, nargs='?')=None,
+    src:Param('a text of poems, two blank lines between them; a folder of .txt files, a poem each; a .csv, .tsv, .json '
+              'or .jsonl file; - for standard input; the poems of the package if left out', str, opt=False, nargs='?')=None,
     out:str='poems.net', # file to write the network to
     val:str=None, # a text to be examined on; if left out, a tenth of the poems is held out
+    column:str=None, # the column of a table that holds the poems; found if left out
+    encoding:str='utf-8', # how letters are stored in the files
     epochs:int=None, # times through the poems; this and the next seven suit the text if left out
     n_hidden:int=None, # width of the network
     n_layers:int=None, # number of LSTM layers
@@ -591,10 +593,11 @@ def poemrnn_train(
 ):
     "Train a network on poems. Ctrl-C stops early and keeps what was learned; --resume goes on."
     given = {k: v for k, v in locals().items()
-             if k not in ('src', 'out', 'val', 'seed', 'init', 'resume') and v is not None}
+             if k not in ('src', 'out', 'val', 'column', 'encoding', 'seed', 'init', 'resume') and v is not None}
     with plain_errors(), redirect_stdout(sys.stderr), together():
         check_out(out)
-        poems, val_text = load_poems(anthology if src is None else src), val and load_text(val)
+        poems = load_poems(src, column, encoding) if src else load_poems(anthology)
+        val_text = val and load_text(val, column, encoding)
         begin = out if resume else anthology.with_suffix('.net') if init == 'pretrained' else init
         known = begin and load(begin)
         vocab, data = prepare(poems, val_text, known.chars if known else ())
