@@ -158,6 +158,26 @@ class Vocab:
     def __len__(self): return len(self.chars)
     def __repr__(self): return f'Vocab of {len(self)} characters: {"".join(self.chars)!r}'
 
+# %% ../nbs/00_encoding.ipynb #47ab2420
+_variants = [tuple("'’‘‛`´"), tuple('"“”„«»'), tuple('-–—‒―‐‑−'), ('...', '…'), (' ', '\u00a0', '\u2009', '\u202f', '\t')]
+
+@patch
+def nearest(self:Vocab,
+            char:str, # a character, known or not
+           )->list[str]: # the most alike first; empty where there is none
+    "What this vocabulary has instead of `char`: a typographic variant, the bare letter, the other case."
+    bare = unicodedata.normalize('NFKD', char)[0]
+    alike = [v for group in _variants if char in group for v in group] + [bare, char.swapcase(), bare.swapcase()]
+    return [c for c in dict.fromkeys(alike) if c != char and all(x in self.char2int for x in c)]
+
+@patch
+def adapt(self:Vocab,
+          text:str, # any text
+         )->str: # the same with quotation marks, dashes, dots and spaces as this vocabulary has them
+    "Replace typographic variants that the vocabulary lacks; other characters stay as they are."
+    typographic = {c for group in _variants for c in group}
+    return ''.join(c if c in self.char2int or c not in typographic else (self.nearest(c) or [c])[0] for c in text)
+
 # %% ../nbs/00_encoding.ipynb #11b51237
 @patch
 def encode(self:Vocab,
@@ -171,9 +191,10 @@ def encode(self:Vocab,
         if (numbers < 0).any():
             at = i + int(np.argmax(numbers < 0))
             line, place = text.count('\n', 0, at) + 1, at - text.rfind('\n', 0, at)
+            near = ' or '.join(map(repr, self.nearest(text[at])))
             raise ValueError(f'The character {text[at]!r} (U+{ord(text[at]):04X}, character {place} of line {line}) '
                              f'is not among the {len(self)} that this vocabulary knows. '
-                             'Replace it, or learn from a text that has it.')
+                             f'Replace it{near and " by " + near}, or learn from a text that has it.')
         ids[i:i+1_000_000] = numbers
     return ids
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import patch
-from fastcore.script import call_parse
+from fastcore.script import call_parse, store_true
 
 from .encoding import anthology, poem_end
 from .model import _opening, CharRNN, load
@@ -222,11 +222,13 @@ def poemrnn_sample(
     top_p:float=None, # draw only from the likeliest that make up this share of the chance
     n:int=1, # number of poems, written side by side
     seed:int=None, # the same seed and n write the same poems; different ones each time if left out
+    adapt:store_true=False, # write quotation marks, dashes and the like in the prime as the network knows them
 ):
     "Write a poem with a trained network."
     with plain_errors():
         path = net or ('poems.net' if Path('poems.net').exists() else 'pretrained')
-        poems = write_poem(pretrained() if path == 'pretrained' else load(path), prime, size, temperature,
+        poet = pretrained() if path == 'pretrained' else load(path)
+        poems = write_poem(poet, poet.vocab.adapt(prime) if adapt else prime, size, temperature,
                            top_k=top_k, top_p=top_p, seed=seed, n=n)
         print(poem_end.join(poems))
         print('\n(written by', 'the network that comes with poemrnn)' if path == 'pretrained' else f'{path})', file=sys.stderr)
