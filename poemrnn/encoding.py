@@ -11,7 +11,6 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from charset_normalizer import from_bytes
 from fastcore.basics import patch
 
 # %% ../nbs/00_encoding.ipynb #aa787468
@@ -34,6 +33,7 @@ def _decode(raw:bytes, # what the file holds
     except UnicodeDecodeError as e: text, bad = '', e.start
     if '\0' in text: bad = raw.index(0)
     if bad is not None:
+        from charset_normalizer import from_bytes  # here, since it would make every start slower
         best = from_bytes(raw[:100_000], cp_isolation=_encodings).best()
         seems = f"It seems to be {best.encoding}: if so, give encoding {best.encoding}. Or" if best else 'If it is text at all,'
         raise ValueError(f"'{name}' is not {encoding} text: byte {bad}, on line {raw.count(10, 0, bad) + 1}, cannot be read. "
@@ -51,7 +51,13 @@ def _bytes(src): # what the file holds
     except (OSError, EOFError, zlib.error):
         raise ValueError(f"'{src}' is not a whole gzip file. Get it again, or unpack it and give what is inside.") from None
 
-# %% ../nbs/00_encoding.ipynb #44900968
+# %% ../nbs/00_encoding.ipynb #c1fd80b6
+_gap = r'\n(?:[ \t]*\n){2,}' # a line end, then two blank lines or more
+
+def _table_kind(src): # '.csv', say, of poems.csv and of poems.csv.gz; empty for what is no table
+    kind = Path(str(src).removesuffix('.gz')).suffix.lower()
+    return kind if kind in ('.csv', '.tsv', '.json', '.jsonl') else ''
+
 def load_poems(src:str|Path, # a .txt, .csv, .tsv, .json or .jsonl file, or one of these with .gz; a folder of .txt files; or '-'
                column:str|None=None, # the column of a table that holds the poems; None to find it
                encoding:str='utf-8', # how letters are stored in the file
@@ -59,7 +65,7 @@ def load_poems(src:str|Path, # a .txt, .csv, .tsv, .json or .jsonl file, or one 
     """The poems of `src`; in a text, two or more blank lines part them, and '-' is standard input.
 
     Raises `FileNotFoundError` where there is no such file, `ValueError` where it holds no readable poems."""
-    path, kind = Path(src), Path(str(src).removesuffix('.gz')).suffix.lower()
+    path = Path(src)
     if str(src) != '-' and not path.exists():
         raise FileNotFoundError(f"There is no file or folder '{src}'. Check the spelling, or give the whole path.")
     if path.is_dir():
@@ -69,9 +75,9 @@ def load_poems(src:str|Path, # a .txt, .csv, .tsv, .json or .jsonl file, or one 
                              "named something.txt.")
         return [_decode(_bytes(p), p, encoding).strip('\n') for p in paths]
     text = _decode(_bytes(src), src, encoding)
-    if kind in ('.csv', '.tsv', '.json', '.jsonl'): return _from_rows(_rows(text, kind, src), src, column)
+    if kind := _table_kind(src): return _from_rows(_rows(text, kind, src), src, column)
     if column: raise ValueError(f"'{src}' is read as plain text, which has no column '{column}'. Leave column out.")
-    poems = re.split(r'\n(?:[ \t]*\n){2,}', text)  # a line end, then two blank lines or more
+    poems = re.split(_gap, text)
     return [p.strip('\n') for p in poems if p.strip()]
 
 # %% ../nbs/00_encoding.ipynb #433098f6
@@ -86,9 +92,7 @@ def load_text(src:str|Path, # what `load_poems` takes
               encoding:str='utf-8', # see `load_poems`
              )->str: # the text; of a folder or a table, its poems joined
     "All of `src` as one text. Raises what `load_poems` raises."
-    kind = Path(str(src).removesuffix('.gz')).suffix.lower()
-    if Path(src).is_file() and not column and kind not in ('.csv', '.tsv', '.json', '.jsonl'):
-        return _decode(_bytes(src), src, encoding)
+    if Path(src).is_file() and not column and not _table_kind(src): return _decode(_bytes(src), src, encoding)
     return join_poems(load_poems(src, column, encoding))
 
 # %% ../nbs/00_encoding.ipynb #b835b93a
@@ -116,17 +120,17 @@ def _rows(text, kind, name):
 def _from_rows(rows, name, column):
     "The poems in the rows of a table, each after its title."
     def text(value): return ('\n'.join(map(str, value)) if isinstance(value, list) else str(value or '')).strip()
-    names = list(dict.fromkeys(key for row in rows if isinstance(row, dict) for key in row if key is not None))
+    tables = [row for row in rows if isinstance(row, dict)]
+    names = list(dict.fromkeys(key for row in tables for key in row if key is not None))
     likely = [key for key in names if key.strip().lower() in ('poem', 'poems', 'text', 'content', 'body', 'lines', 'verse')]
     if column and column not in names:
         raise ValueError(f"'{name}' has no column '{column}'; it has {', '.join(names) or 'none'}. Name one of these.")
-    tables = [row for row in rows if isinstance(row, dict)]
-    column = column or (likely or sorted(names, key=lambda key: -sum(len(text(row.get(key))) for row in tables)) or [None])[0]
+    column = column or max(likely[:1] or names, key=lambda key: sum(len(text(row.get(key))) for row in tables), default=None)
     title = next((key for key in names if key.strip().lower() == 'title' and key != column), None)
     poems = []
     for row in rows:
         head, body = ('', text(row)) if isinstance(row, str) else (text(row.get(title)), text(row.get(column)))
-        body = re.sub(r'\n(?:[ \t]*\n){2,}', '\n\n', body)  # within a poem, one blank line at most
+        body = re.sub(_gap, '\n\n', body)  # within a poem, one blank line at most
         if body: poems.append(f'{head}\n\n{body}' if head else body)
     if not poems and column: raise ValueError(f"'{name}' holds no poems in its column '{column}'; it has {', '.join(names)}. Name another.")
     if not poems: raise ValueError(f"'{name}' holds no poems: after the names of the columns there must be a row for each poem.")

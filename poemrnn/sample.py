@@ -101,13 +101,8 @@ class Engine:
         h, self.c = (s.float().cpu().numpy().repeat(n, axis=1).swapaxes(1, 2).copy() for s in hidden)  # (n_layers, H, n)
         self.h = h.reshape(-1, n)                                                    # (n_layers*H, n)
 
-# %% ../nbs/04_sample.ipynb #0d3feed3
-@patch
-def times(self:Engine,
-          weight:torch.Tensor, # (b, a)
-          h:np.ndarray, # (a, n)
-         )->np.ndarray: # (b, n) float32
-    "Their product."
+# %% ../nbs/04_sample.ipynb #e98ec415
+def _times(weight, h): # (b, a), (a, n) -> (b, n) float32
     if weight.dtype == torch.float32 and h.shape[1] == 1: return weight.numpy() @ h
     return (weight @ torch.from_numpy(h).to(weight.dtype)).float().numpy()
 
@@ -119,12 +114,12 @@ def step(self:Engine,
     "Read a character in each text."
     H = self.n_hidden
     for k, (weight, bias) in enumerate(self.layers):
-        z = self.times(weight, self.h[max(0, k-1)*H:(k+1)*H])                        # (4*H, n)
+        z = _times(weight, self.h[max(0, k-1)*H:(k+1)*H])                        # (4*H, n)
         z += bias if k else self.table.take(ids, axis=1)
         (i, f), g, o = _sigmoid(z[:2*H]).reshape(2, H, -1), np.tanh(z[2*H:3*H]), _sigmoid(z[3*H:])
         self.c[k] = f * self.c[k] + i * g
         self.h[k*H:(k+1)*H] = o * np.tanh(self.c[k])
-    return (self.times(self.fc[0], self.h[-H:]) + self.fc[1]).T
+    return (_times(self.fc[0], self.h[-H:]) + self.fc[1]).T
 
 @patch
 def keep(self:Engine,
