@@ -106,6 +106,9 @@ def _rows(text, kind, name):
             first = text.split('\n', 1)[0]
             mark = '\t' if kind == '.tsv' else ';' if first.count(';') > first.count(',') else ','
             rows = list(csv.DictReader(io.StringIO(text, newline=''), delimiter=mark, strict=True))
+            for n, row in enumerate(rows, 1):
+                if any(row.pop(None, None) or []):  # cells beyond the last column
+                    raise ValueError(f"'{name}' has more cells in row {n} than columns. Put text that holds a {mark!r} in quotation marks.")
     except json.JSONDecodeError as e:
         where = f'line {e.lineno}' if kind == '.json' else f'the line that begins {e.doc[:30]!r}'
         raise ValueError(f"'{name}' is not whole JSON: {where} cannot be read ({e.msg}). Mend it, or get the file again.") from None
@@ -121,7 +124,7 @@ def _from_rows(rows, name, column):
     "The poems in the rows of a table, each after its title."
     def text(value): return ('\n'.join(map(str, value)) if isinstance(value, list) else str(value or '')).strip()
     tables = [row for row in rows if isinstance(row, dict)]
-    names = list(dict.fromkeys(key for row in tables for key in row if key is not None))
+    names = list(dict.fromkeys(key for row in tables for key in row))
     likely = [key for key in names if key.strip().lower() in ('poem', 'poems', 'text', 'content', 'body', 'lines', 'verse')]
     if column and column not in names:
         raise ValueError(f"'{name}' has no column '{column}'; it has {', '.join(names) or 'none'}. Name one of these.")
