@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from torch import nn
 from torch.nn import functional as F
 
-from .encoding import poem_end, Vocab
+from .encoding import poem_end, unknown, Vocab, whole_number
 
 # %% ../nbs/02_model.ipynb #3c0e95f2
 def ngram_losses(train:np.ndarray, # (n,) encoded training text
@@ -81,19 +81,24 @@ def _read(lstm, x, hidden, drop_prob):
 
 # %% ../nbs/02_model.ipynb #1a45f00e
 class CharRNN(nn.Module):
-    "An LSTM that reads characters and scores which comes next."
+    "An LSTM that reads characters and scores which comes next. Raises `ValueError` at sizes out of range."
     def __init__(self,
                  tokens:tuple|list|str, # the distinct characters, such as `vocab.chars`; their order is kept
                  n_hidden:int=256, # length of each layer's `h` and `c`
                  n_layers:int=2, # LSTM layers on top of each other
                  drop_prob:float=0.5, # dropout while learning: this share above each layer, less of it elsewhere
                  lr:float=0.001, # not used, only kept as `net.lr`; `train` has its own
+                 n_embed:int|None=None, # numbers that stand for a character, 0 for one-hot; None for 128 with more than 256 characters, else 0
                 ):
         super().__init__()
+        whole_number(1, n_hidden=n_hidden, n_layers=n_layers)
+        if not 0 <= drop_prob <= 1: raise ValueError(f'drop_prob, the share of dropout, is between 0 and 1; here it is {drop_prob}.')
         self.vocab = Vocab(tokens)
         self.chars, self.int2char, self.char2int = self.vocab.chars, self.vocab.int2char, self.vocab.char2int
         self.n_hidden, self.n_layers, self.drop_prob, self.lr = n_hidden, n_layers, drop_prob, lr
-        self.lstm = nn.LSTM(len(self.chars), n_hidden, n_layers, batch_first=True)
+        self.n_embed = (128 if len(self.chars) > 256 else 0) if n_embed is None else n_embed
+        self.embedding = nn.Embedding(len(self.chars), self.n_embed) if self.n_embed else None
+        self.lstm = nn.LSTM(self.n_embed or len(self.chars), n_hidden, n_layers, batch_first=True)
         self.dropout = nn.Dropout(drop_prob)
         self.fc = nn.Linear(n_hidden, len(self.chars))
         for name, p in self.lstm.named_parameters():
@@ -105,7 +110,8 @@ class CharRNN(nn.Module):
                 hidden:tuple|None=None, # (h, c), each (n_layers, batch, n_hidden); zeros where it is None
                )->tuple: # scores (batch*seq, n_chars), a row per character read; and the new (h, c)
         "Score the next character at every place of `x`."
-        if not x.is_floating_point(): x = F.one_hot(x.long(), len(self.chars)).to(self.fc.weight)
+        if self.embedding: x = x @ self.embedding.weight if x.is_floating_point() else self.embedding(x.long())
+        elif not x.is_floating_point(): x = F.one_hot(x.long(), len(self.chars)).to(self.fc.weight)
         if x.dim() != 3: raise ValueError('Integers have two axes, (batch, seq), one-hot vectors three; try x[None].')
         share = self.dropout.p if self.training else 0
         out, hidden = _read(self.lstm, x, hidden or self.init_hidden(len(x)), share) if share else self.lstm(x, hidden)
@@ -123,6 +129,10 @@ def init_hidden(self:CharRNN,
 # %% ../nbs/02_model.ipynb #d68d7635
 def _opening(net): return poem_end if '\n' in net.char2int else net.chars[0]  # what it reads before a text begins
 
+def _legible(net, scores): # `scores` (..., n_chars), changed so that `unknown` is never drawn
+    if unknown in net.char2int: scores[..., net.char2int[unknown]] = -float('inf')
+    return scores
+
 @torch.no_grad()
 def glimpse(net:CharRNN, # trained or not
             size:int=60, # number of characters
@@ -135,7 +145,7 @@ def glimpse(net:CharRNN, # trained or not
     x = torch.tensor(net.vocab.encode(_opening(net)), device=net.fc.weight.device)[None]  # (1, 3), mostly
     for _ in range(size):
         scores, hidden = net(x, hidden)
-        p = scores[-1].softmax(-1).cpu()                                          # (n_chars,)
+        p = _legible(net, scores[-1]).softmax(-1).cpu()                                          # (n_chars,)
         ids.append(torch.multinomial(p, 1, generator=rng).item())
         x = torch.tensor([[ids[-1]]], device=x.device)
     net.train(was_training)
@@ -168,7 +178,7 @@ def save(net:CharRNN, # the network
         buffer.seek(0)
         torch.load(buffer, map_location='cpu', weights_only=True)  # it must be readable again
     except Exception as e:
-        raise ValueError(f'Only plain data can be saved: numbers, strings, lists, dicts, tensors. ({e})') from e
+        raise ValueError(f"Only plain data can be saved: numbers, strings, lists, dicts, tensors; something in {', '.join(more)} is none.") from e
     part = path.with_name(f'{path.name}.tmp')
     try:
         with open(part, 'wb') as f:
@@ -189,12 +199,19 @@ def load(path:str|Path, # a file with the keys n_hidden, n_layers, tokens and st
     if not path.is_file():
         raise FileNotFoundError(f"There is no file '{path}'. Check the spelling, or train a network first: "
                                 "poemrnn_train writes one.")
+    raw = io.BytesIO(path.read_bytes())
     try:
-        saved = torch.load(path, map_location='cpu', weights_only=True)
-        net = CharRNN(saved['tokens'], saved['n_hidden'], saved['n_layers'], saved.get('drop_prob', 0.5))
-        net.load_state_dict(saved['state_dict'])
-    except (OSError, MemoryError): raise
+        saved = torch.load(raw, map_location='cpu', weights_only=True)
+        tokens, n_hidden, n_layers, weights = (saved[k] for k in ('tokens', 'n_hidden', 'n_layers', 'state_dict'))
+        if weights['fc.weight'].shape != (len(tokens), n_hidden) or f'lstm.weight_hh_l{n_layers - 1}' not in weights:
+            raise ValueError('sizes that the weights do not have')  # before room is made for them
+        n_embed = weights['embedding.weight'].shape[1] if 'embedding.weight' in weights else 0
+        net = CharRNN(tokens, n_hidden, n_layers, saved.get('drop_prob', 0.5), n_embed=n_embed)
+        net.load_state_dict(weights)
+    except MemoryError: raise
     except Exception as e:
         raise ValueError(f"'{path}' is not a network saved by poemrnn, or not all of it is there. "
                          "Give a file that poemrnn_train or save() wrote.") from e
+    if not all(p.isfinite().all() for p in net.parameters()):
+        raise ValueError(f"Some weights in '{path}' are no numbers: the training went wrong. Take an earlier copy, or train anew with a lower lr.")
     return net.to(device).eval()

@@ -8,6 +8,7 @@ __all__ = ['pretrained', 'chances', 'draw', 'predict', 'Engine', 'stream', 'samp
 # %% ../nbs/04_sample.ipynb #110c0098
 import sys
 from collections.abc import Iterator
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ import torch
 from fastcore.basics import patch
 from fastcore.script import call_parse, store_true
 
-from .encoding import anthology, poem_end
-from .model import _opening, CharRNN, load
+from .encoding import anthology, poem_end, whole_number
+from .model import _legible, _opening, CharRNN, load
 from .train import faster_in_bf16, plain_errors
 
 # %% ../nbs/04_sample.ipynb #eb10cb7a
@@ -30,11 +31,12 @@ def chances(scores:np.ndarray, # (..., n_chars) scores of the network
             top_k:int|None=None, # only this many of the likeliest characters; None for all
             top_p:float|None=None, # only the likeliest that make up this share, from 0 to 1; None for all
            )->np.ndarray: # (..., n_chars) probabilities, float64
-    "What to draw the next character from. Raises `ValueError` where a control is out of range."
+    "What to draw the next character from. Raises `ValueError` where a control is out of range, `TypeError` where it is no number."
+    for name, value in ('temperature', temperature), ('top_p', 1. if top_p is None else top_p):
+        if not isinstance(value, Real): raise TypeError(f'{name} must be a number, such as 0.7; here it is {value!r}.')
     if not temperature >= 0:
         raise ValueError(f'temperature must be 0 or more, and 0.4 to 0.8 is a good range; here it is {temperature}.')
-    if top_k is not None and top_k < 1:
-        raise ValueError(f'top_k must be at least 1, or be left out for all characters; here it is {top_k}.')
+    if top_k is not None: whole_number(1, top_k=top_k)
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f'top_p must be above 0 and at most 1; here it is {top_p}.')
     if temperature == 0: temperature, top_k = 1., 1  # only the favourite
@@ -72,7 +74,7 @@ def predict(net:CharRNN, # a trained network; dropout is switched off, and stays
     if not char: raise ValueError('There is nothing to read: give predict at least one character.')
     x = torch.tensor(net.vocab.encode(char), device=net.fc.weight.device)[None]  # (1, len(char))
     scores, h = net.eval()(x, h)
-    p = chances(scores[-1:].cpu(), temperature, top_k, top_p)                    # (1, n_chars)
+    p = chances(_legible(net, scores[-1:].cpu()), temperature, top_k, top_p)                    # (1, n_chars)
     return net.int2char[draw(p, rng or np.random.default_rng())[0]], h
 
 # %% ../nbs/04_sample.ipynb #45285bf7
@@ -94,7 +96,9 @@ class Engine:
         for k in range(net.n_layers):
             w_ih, w_hh, b_ih, b_hh = (w[f'lstm.{part}_l{k}'] for part in ('weight_ih', 'weight_hh', 'bias_ih', 'bias_hh'))
             bias = (b_ih + b_hh)[:, None]
-            if k == 0: self.table = (w_ih + bias).numpy()                            # (4*H, n_chars)
+            if k == 0:
+                if net.embedding: w_ih = w_ih @ w['embedding.weight'].T
+                self.table = (w_ih + bias).numpy()                                   # (4*H, n_chars)
             weight = w_hh if k == 0 else torch.cat([w_ih, w_hh], 1)                  # (4*H, H) or (4*H, 2*H)
             self.layers.append((weight.to(kind), bias.numpy()))
         self.fc = w['fc.weight'].to(kind), w['fc.bias'][:, None].numpy()
@@ -144,7 +148,7 @@ def _write(net, n, size, prime, top_k, temperature, top_p, stop, seed):
     texts, rows = [''] * n, np.arange(n)
     for done in range(size):
         if done: scores = engine.step(ids)
-        ids = draw(chances(scores, temperature, top_k, top_p), rng)
+        ids = draw(chances(_legible(net, scores), temperature, top_k, top_p), rng)
         for row, id in zip(rows, ids): texts[row] += net.int2char[id]
         yield texts
         if not stop: continue
@@ -154,9 +158,9 @@ def _write(net, n, size, prime, top_k, temperature, top_p, stop, seed):
 
 # %% ../nbs/04_sample.ipynb #f40be829
 def _check(net, size, prime, top_k, temperature, top_p, seed, n=1): # complain before anything is written
-    if size < 0: raise ValueError(f'size is the number of characters to write, 0 or more; here it is {size}.')
-    if n < 1: raise ValueError(f'n is the number of texts, at least 1; here it is {n}.')
-    if seed is not None and seed < 0: raise ValueError(f'seed is a whole number, 0 or more; here it is {seed}.')
+    if not isinstance(net, CharRNN): raise TypeError(f"net must be a network, such as load('poems.net') gives; here it is {net!r}.")
+    whole_number(0, size=size, seed=0 if seed is None else seed)
+    whole_number(1, n=n)
     net.vocab.encode(prime); chances(np.zeros(1), temperature, top_k, top_p)
 
 def stream(net:CharRNN, # a trained network

@@ -27,7 +27,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
 from .batches import get_batches, split_poems, split_text
-from .encoding import anthology, join_poems, load_poems, load_text, Vocab
+from .encoding import anthology, join_poems, load_poems, load_text, Vocab, whole_number
 from .model import _check_folder, best_device, CharRNN, glimpse, load, ngram_losses, save
 
 # %% ../nbs/03_train.ipynb #738bf67d
@@ -96,7 +96,8 @@ def evaluate(net:CharRNN, # left in the mode, training or not, in which it comes
     was_training, device = net.training, net.fc.weight.device
     net.eval()
     rows, hidden, total = min(batch_size, max(1, len(data) // 1000)), None, 0.
-    for x, y in to_tensors(get_batches(data, rows, 256), device):
+    length = min(256, 1 + 20_000_000 // (rows * len(net.chars)))  # fewer where each has thousands of scores
+    for x, y in to_tensors(get_batches(data, rows, length), device):
         loss, hidden = loss_on(net, x, y, hidden)
         total += loss.item() * y.numel()
     rest = data[(len(data) - 1) // rows * rows:]
@@ -197,6 +198,8 @@ def check_out(path:str|Path, # where a network is to be written
 # %% ../nbs/03_train.ipynb #4a2f346a
 def _parts(net, data, val_frac):
     "Training and held-out part of `data`, checked against the vocabulary of `net`."
+    if any(isinstance(part, str) for part in (data if isinstance(data, (tuple, list)) else [data])):
+        raise TypeError('train takes numbers, not text: encode it with net.vocab.encode.')
     if not (isinstance(data, (tuple, list)) and len(data) == 2):
         cut = len(split_text(net.vocab.decode(data), val_frac)[0])
         data = data[:cut], data[cut:]
@@ -380,10 +383,10 @@ def train(net:CharRNN, # learns in place; ends with its best weights, dropout of
     """Teach `net` to guess the next character of `data`.
 
     Raises `ValueError` at data that is too short or doesn't fit, `FloatingPointError` at an infinite loss."""
-    counts = epochs, seq_length, print_every, save_every, 1 if patience is None else patience
-    if min(counts) < 1 or not (0 < lr < math.inf and clip > 0):
-        raise ValueError('epochs, seq_length, print_every, save_every and patience must be at least 1, '
-                         'lr and clip above 0.')
+    whole_number(1, epochs=epochs, batch_size=batch_size, seq_length=seq_length, print_every=print_every, save_every=save_every,
+                 patience=1 if patience is None else patience)
+    if not (0 < lr < math.inf and clip > 0):
+        raise ValueError(f'lr must be above 0, such as 0.001, and clip, too; here they are {lr} and {clip}.')
     if path: check_out(path)
     data = _parts(net, data, val_frac)
     latest = max(1, min(seq_length, len(data[0]) // 20, len(data[0]) - batch_size))
@@ -463,10 +466,11 @@ def _split(poems, val_text=None):
 def prepare(poems:list|str, # poems, or one text
             val_text:str|None=None, # a text to be examined on, where you have one; else a tenth of `poems`
             known:tuple=(), # the characters of a network to begin with; new ones come after them
+            min_count:int=1, # characters that are rarer are folded into `unknown`
            )->tuple: # the vocabulary, and the encoded training and held-out text
     "What `train` needs."
     texts = _split(poems, val_text)
-    vocab = Vocab((*known, *sorted((set(texts[0]) | set(texts[1])) - set(known))))
+    vocab = Vocab.from_text(''.join(texts), min_count, known)
     return vocab, tuple(map(vocab.encode, texts))
 
 # %% ../nbs/03_train.ipynb #47c772da
@@ -474,7 +478,7 @@ def _seconds(vocab, data, how, n_batches):
     "About how long training takes on this machine, and the number of weights."
     with torch.random.fork_rng():
         net = CharRNN(vocab.chars, how['n_hidden'], how['n_layers'], how['drop_prob']).to(best_device())
-    rows, length = how['batch_size'] // _place()[1] or 1, how['seq_length']
+    rows, length = how['batch_size'] // _place()[1] or 1, min(how['seq_length'], len(data[0]))
     stretch = np.resize(data[0][:100_000], 4 * rows * length + 1)
     opt, times = torch.optim.AdamW(net.parameters(), 0., fused=True), [time.perf_counter()]
     constant = torch.optim.lr_scheduler.ConstantLR(opt, 1)
@@ -491,22 +495,23 @@ def _seconds(vocab, data, how, n_batches):
 # %% ../nbs/03_train.ipynb #f13e5ab8
 def checkup(poems:list|str, # poems, or one text
             val_text:str|None=None, # a text to be examined on, where you have one; else a tenth of `poems`
+            min_count:int=1, # see `prepare`
             **given, # settings that you choose yourself, by the names of `settings_for`
            )->dict: # all settings
     "Look at the poems before training: print what there is, what suits it, and how long it will take."
-    vocab, (train_data, val_data) = prepare(poems, val_text)
+    vocab, (train_data, val_data) = prepare(poems, val_text, min_count=min_count)
     how = settings_for(len(train_data)) | given
-    if min(how[k] for k in ('epochs', 'batch_size', 'seq_length')) < 1:
-        raise ValueError('epochs, batch_size and seq_length must be at least 1.')
+    whole_number(1, **{k: how[k] for k in ('epochs', 'batch_size', 'seq_length')})
+    get_batches(train_data, how['batch_size'], how['seq_length'])  # complains of a text that is too short for so many rows
     counts = sum(np.bincount(part[i:i+1_000_000], minlength=len(vocab))
                  for part in (train_data, val_data) for i in range(0, len(part), 1_000_000))
-    rare = [c for c, n in zip(vocab.chars, counts) if n < 10]
+    rare = [repr(c)[1:-1] for c, n in zip(vocab.chars, counts) if n < 10]
     n_batches = math.ceil((len(train_data) - 1) // how['batch_size'] / how['seq_length'])
     seconds, n_weights = _seconds(vocab, (train_data, val_data), how, n_batches)
     several = not isinstance(poems, str) and len(poems) > 1
     print(f"poems       {f'{len(poems):,}' if several else 'one text'}",
           f"characters  {len(train_data):,} to learn from, {len(val_data):,} held out",
-          f"distinct    {len(vocab)}; fewer than 10 times: {' '.join(rare[:25]) or 'none'}{' ...' * (len(rare) > 25)}",
+          f"distinct    {len(vocab):,}; fewer than 10 times: {' '.join(rare[:25]) or 'none'}{f' and {len(rare) - 25:,} others' * (len(rare) > 25)}",
           f"network     {how['n_layers']} x {how['n_hidden']}, {n_weights:,} weights, dropout {how['drop_prob']:g}",
           f"batches     {n_batches:,} an epoch, each {how['batch_size']} rows x {how['seq_length']} characters",
           f"learning    {how['epochs']} epochs, rate up to {how['lr']:g}, clip {how['clip']:g}, patience {how['patience']}",
@@ -534,7 +539,8 @@ def extended(net:CharRNN, # a trained network
              drop_prob:float, # dropout from now on
             )->CharRNN: # a copy of it that knows them all
     "Add characters to a network."
-    more = CharRNN((*net.chars, *(c for c in chars if c not in net.char2int)), net.n_hidden, net.n_layers, drop_prob)
+    more = CharRNN((*net.chars, *(c for c in chars if c not in net.char2int)), net.n_hidden, net.n_layers, drop_prob,
+                   n_embed=net.n_embed)
     for new, old in zip(more.parameters(), net.parameters()):
         new.zero_()
         new[tuple(map(slice, old.shape))] = old
@@ -549,6 +555,9 @@ def plain_errors():
     except BrokenPipeError:  # nobody reads on, as in `poemrnn_sample | head -3`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as e: sys.exit(f'{e.strerror or e}' + (f': {e.filename}' if e.filename else ''))
+    except UnicodeEncodeError as e:
+        sys.exit(f'This terminal or file is written in {e.encoding}, which has no {e.object[e.start]!r}. '
+                 'Set the environment variable PYTHONUTF8 to 1 and try again.')
     except (ValueError, FloatingPointError) as e: sys.exit(str(e))
     except (RuntimeError, MemoryError) as e:
         if isinstance(e, RuntimeError) and 'alloc' not in str(e) and 'memory' not in str(e): raise
@@ -574,11 +583,13 @@ def _suited(known, given): # settings for going on with the network `known`
 @call_parse
 def poemrnn_train(
     src:Param('a text of poems, two blank lines between them; a folder of .txt files, a poem each; a .csv, .tsv, .json '
-              'or .jsonl file; - for standard input; the poems of the package if left out', str, opt=False, nargs='?')=None,
+              'or .jsonl file; the name of a collection, shakespeare or tang; - for standard input; the poems of the package '
+              'if left out', str, opt=False, nargs='?')=None,
     out:str='poems.net', # file to write the network to
     val:str=None, # a text to be examined on; if left out, a tenth of the poems is held out
     column:str=None, # the column of a table that holds the poems; found if left out
     encoding:str='utf-8', # how letters are stored in the files
+    min_count:int=1, # characters that come less often are folded into one sign that is never written
     epochs:int=None, # times through the poems; this and the next seven suit the text if left out
     n_hidden:int=None, # width of the network
     n_layers:int=None, # number of LSTM layers
@@ -593,20 +604,20 @@ def poemrnn_train(
 ):
     "Train a network on poems. Ctrl-C stops early and keeps what was learned; --resume goes on."
     given = {k: v for k, v in locals().items()
-             if k not in ('src', 'out', 'val', 'column', 'encoding', 'seed', 'init', 'resume') and v is not None}
+             if k not in ('src', 'out', 'val', 'column', 'encoding', 'min_count', 'seed', 'init', 'resume') and v is not None}
     with plain_errors(), redirect_stdout(sys.stderr), together():
         check_out(out)
         poems = load_poems(src, column, encoding) if src else load_poems(anthology)
         val_text = val and load_text(val, column, encoding)
         begin = out if resume else anthology.with_suffix('.net') if init == 'pretrained' else init
         known = begin and load(begin)
-        vocab, data = prepare(poems, val_text, known.chars if known else ())
+        vocab, data = prepare(poems, val_text, known.chars if known else (), min_count)
         counting = ngram_losses(data[0][-2_000_000:], data[1][:500_000], len(vocab))  # of a long text, parts
         if resume: net, history = resume_training(out, data, **given)
         else:
-            how = checkup(poems, val_text, **(_suited(known, given) if known else given))
+            how = checkup(poems, val_text, min_count, **(_suited(known, given) if known else given))
             _keep_old(out)
-            torch.manual_seed(seed)
+            torch.manual_seed(seed % 2**64)
             size = [how.pop(k) for k in ('n_hidden', 'n_layers', 'drop_prob')]
             net = extended(known, vocab.chars, size[-1]) if known else CharRNN(vocab.chars, *size)
             history = train(net, data, **how, path=out)
