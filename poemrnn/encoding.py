@@ -149,7 +149,7 @@ def fetch(name:str, # a key of `corpora`
     url, sha256 = corpora[name]
     path = xdg_cache_home()/'poemrnn'/(name + Path(url).suffix)
     if _is_right(path, sha256): return path
-    part = path.with_name(path.name + '.part')
+    part = path.with_name(f"{path.name}{os.environ.get('RANK', '')}.part")  # under `torchrun`, one for each process
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         if not _is_right(part, sha256): _transfer(url, part, timeout)
