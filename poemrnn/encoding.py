@@ -69,6 +69,7 @@ corpora = { # name -> (address, SHA-256 of what is there)
          'd77a145f7470da2ed2f79515944563c062ffc43fceda07f195a36ead66b7e5c7')}
 
 def _find(src): # where `src` is; '-' as it is
+    if not isinstance(src, (str, Path)): raise TypeError(f'A file, folder or collection is given by its name, as a text; here it is {src!r}.')
     if str(src) == '-': return '-'
     try: there = Path(src).exists()
     except (OSError, ValueError): there = False  # not even a possible name: a whole poem, say

@@ -178,7 +178,7 @@ def save(net:CharRNN, # the network
         buffer.seek(0)
         torch.load(buffer, map_location='cpu', weights_only=True)  # it must be readable again
     except Exception as e:
-        raise ValueError(f"Only plain data can be saved: numbers, strings, lists, dicts, tensors; something in {', '.join(more)} is none.") from e
+        raise ValueError(f"Only plain data can be saved: numbers, strings, lists, dicts, tensors; something in {', '.join(more)} is of another kind.") from e
     part = path.with_name(f'{path.name}.tmp')
     try:
         with open(part, 'wb') as f:
@@ -195,6 +195,7 @@ def load(path:str|Path, # a file with the keys n_hidden, n_layers, tokens and st
 
     Raises `FileNotFoundError` where there is no file, `ValueError` where it is not a whole checkpoint
     of this kind. Code in the file is never run."""
+    if not isinstance(path, (str, Path)): raise TypeError(f'A network is given by the name of its file; here it is {path!r}.')
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file '{path}'. Check the spelling, or train a network first: "

@@ -186,12 +186,12 @@ def check_out(path:str|Path, # where a network is to be written
              )->None:
     "Raise `OSError` or `ValueError` if a network can't or shouldn't be written to `path`."
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ValueError(f"'{path}' is a folder. Name a file to write, such as {path/'poems.net'}.")
     _check_folder(path)
-    if not os.access(path.absolute().parent, os.W_OK):
-        raise PermissionError(f"The folder '{path.absolute().parent}' can't be written to. "
-                              "Choose another place.")
+    part = path.with_name(f'{path.name}.tmp')
+    try: part.touch(); part.unlink()
+    except OSError as e: raise PermissionError(f"'{path}' can't be written ({e.strerror}). Choose another name or folder.") from None
     if path.exists() and not _is_network(path):
         raise ValueError(f"'{path}' exists and is not a network, so it is left alone. Choose another name.")
 
