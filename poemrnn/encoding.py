@@ -151,8 +151,8 @@ def fetch(name:str, # a key of `corpora`
     path = xdg_cache_home()/'poemrnn'/(name + Path(url).suffix)
     if _is_right(path, sha256): return path
     part = path.with_name(f"{path.name}{os.environ.get('RANK', '')}.part")  # under `torchrun`, one for each process
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         if not _is_right(part, sha256): _transfer(url, part, timeout)
     except Exception as e:  # of the many kinds that networks have; what has arrived is kept, but where it can't be a beginning
         code, reason = getattr(e, 'code', ''), getattr(e, 'reason', e)
