@@ -38,11 +38,11 @@ def _decode(raw:bytes, # what the file holds
     except LookupError:
         raise ValueError(f"There is no encoding called '{encoding}'. Common ones are utf-8, utf-16, cp1252, gb18030.") from None
     except UnicodeDecodeError as e: text, bad = '', e.start
-    if '\0' in text: bad = raw.index(0)
+    if '\0' in text: bad = len(text[:text.index('\0')].encode(encoding))
     if bad is not None:
         from charset_normalizer import from_bytes  # here, since it would make every start slower
         best = from_bytes(raw[:100_000], cp_isolation=_encodings).best()
-        seems = f"It seems to be {best.encoding}: if so, give encoding {best.encoding}. Or" if best else 'If it is text at all,'
+        seems = f"It seems to be {best.encoding}: if so, give encoding {best.encoding}. Or" if best and best.encoding != encoding.replace('-', '_') else 'If it is text at all,'
         raise ValueError(f"'{name}' is not {encoding} text: byte {bad}, on line {raw.count(10, 0, bad) + 1}, cannot be read. "
                          f'{seems} open it in an editor and save it as plain text with the encoding UTF-8.')
     text = _clean(text)
@@ -71,10 +71,10 @@ corpora = { # name -> (address, SHA-256 of what is there)
 def _find(src): # where `src` is; '-' as it is
     if not isinstance(src, (str, Path)): raise TypeError(f'A file, folder or collection is given by its name, as a text; here it is {src!r}.')
     if str(src) == '-': return '-'
-    try: there = Path(src).exists()
-    except (OSError, ValueError): there = False  # not even a possible name: a whole poem, say
-    if there: return Path(src)
-    if src in corpora: return fetch(src)
+    try: there = str(src) and Path(src).expanduser().exists()
+    except (OSError, ValueError, RuntimeError): there = False  # not even a possible name: a whole poem, say
+    if there: return Path(src).expanduser()
+    if str(src) in corpora: return fetch(str(src))
     name = str(src) if len(str(src)) < 80 else str(src)[:60] + '...'
     raise FileNotFoundError(f"There is no file or folder {name!r}. Check the spelling, or give the whole path. "
                             f"Collections that have a name: {', '.join(corpora)}.")
@@ -86,7 +86,7 @@ def _trim(poem): # without blank lines around it
     return re.sub(r'\A(?:[ \t]*\n)+|(?:\n[ \t]*)+\Z', '', poem)
 
 def _table_kind(src): # '.csv', say, of poems.csv and of poems.csv.gz; empty for what is no table
-    kind = Path(str(src).removesuffix('.gz')).suffix.lower()
+    kind = Path(str(src).lower().removesuffix('.gz')).suffix
     return kind if kind in ('.csv', '.tsv', '.json', '.jsonl') else ''
 
 def load_poems(src:str|Path, # a .txt, .csv, .tsv, .json or .jsonl file, or one of these with .gz; a folder of .txt files; a name in `corpora`; or '-'
@@ -98,6 +98,7 @@ def load_poems(src:str|Path, # a .txt, .csv, .tsv, .json or .jsonl file, or one 
     Raises `FileNotFoundError` where there is no such file, `ValueError` where it holds no readable poems,
     and what `fetch` raises."""
     path = _find(src)
+    if column and not _table_kind(path): raise ValueError(f"'{src}' is no table, so it has no column '{column}'. Leave column out.")
     if path != '-' and path.is_dir():
         paths = sorted(p for p in path.iterdir() if p.suffix.lower() == '.txt' and p.name[0] != '.' and p.is_file())
         if not paths:
@@ -106,7 +107,6 @@ def load_poems(src:str|Path, # a .txt, .csv, .tsv, .json or .jsonl file, or one 
         return [_trim(re.sub(_gap, '\n\n', _decode(_bytes(p), p, encoding))) for p in paths]
     text = _decode(_bytes(path), src, encoding)
     if kind := _table_kind(path): return _from_rows(_rows(text, kind, src), src, column)
-    if column: raise ValueError(f"'{src}' is read as plain text, which has no column '{column}'. Leave column out.")
     return [_trim(p) for p in re.split(_gap, text) if p.strip()]
 
 # %% ../nbs/00_encoding.ipynb #433098f6
@@ -154,9 +154,9 @@ def fetch(name:str, # a key of `corpora`
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not _is_right(part, sha256): _transfer(url, part, timeout)
-    except Exception as e:  # of the many kinds that networks have; what has arrived is kept, but where it can't be a beginning
+    except Exception as e:  # of the many kinds that networks have
         code, reason = getattr(e, 'code', ''), getattr(e, 'reason', e)
-        if code == 416: part.unlink()
+        if code == 416: part.unlink(); return fetch(name, timeout)  # it can't be a beginning: once more, from there
         raise ConnectionError(f"'{name}' could not be fetched from {url} ({code}{code and ' '}{reason}). Is there a connection to the "
                               f'internet? Try again: what has arrived is kept. Or get the file in another way and save it as {path}.') from None
     if not _is_right(part, sha256):
@@ -167,6 +167,8 @@ def fetch(name:str, # a key of `corpora`
     return path
 
 # %% ../nbs/00_encoding.ipynb #b835b93a
+_likely = 'poem', 'poems', 'text', 'content', 'body', 'verse' # what a column of poems is called, mostly
+
 def _rows(text, kind, name):
     "The rows of a table: dicts, or bare strings."
     try:
@@ -176,17 +178,22 @@ def _rows(text, kind, name):
             csv.field_size_limit(2**31 - 1)
             first = text.split('\n', 1)[0]
             mark = '\t' if kind == '.tsv' else ';' if first.count(';') > first.count(',') else ','
-            rows = list(csv.DictReader(io.StringIO(text, newline=''), delimiter=mark, strict=True))
+            rows = list(csv.DictReader(io.StringIO(text, newline=''), delimiter=mark, skipinitialspace=True, strict=True))
             for n, row in enumerate(rows, 1):
                 if any(row.pop(None, None) or []):  # cells beyond the last column
                     raise ValueError(f"'{name}' has more cells in row {n} than columns. Put text that holds a {mark!r} in quotation marks.")
+                if None in row.values():
+                    raise ValueError(f"'{name}' has fewer cells in row {n} than columns. Put text of several lines in quotation marks.")
     except json.JSONDecodeError as e:
         where = f'line {e.lineno}' if kind == '.json' else f'the line that begins {e.doc[:30]!r}'
         raise ValueError(f"'{name}' is not whole JSON: {where} cannot be read ({e.msg}). Mend it, or get the file again.") from None
     except RecursionError: rows = None  # brackets in brackets in brackets
     except csv.Error as e:
         raise ValueError(f"'{name}' is not a whole table ({e}). Is a quotation mark missing? Mend it, or save it anew.") from None
-    if isinstance(rows, dict): rows = next((v for v in rows.values() if isinstance(v, list)), rows)
+    if isinstance(rows, dict):  # a single poem, or a list of poems among other things
+        lists = {key: value for key, value in rows.items() if isinstance(value, list)}
+        if any(key.lower() in ('title', 'poem', 'text', 'lines') for key in rows): rows = [rows]
+        elif lists: rows = lists[max(lists, key=lambda key: (key.lower() in _likely, len(str(lists[key]))))]
     if not isinstance(rows, list) or not all(isinstance(row, (str, dict)) for row in rows):
         raise ValueError(f"'{name}' must hold a list of poems: strings, or objects with their text.")
     return rows
@@ -194,21 +201,23 @@ def _rows(text, kind, name):
 # %% ../nbs/00_encoding.ipynb #bb0bbe14
 def _from_rows(rows, name, column):
     "The poems in the rows of a table, each after its title."
-    def text(value): return _clean('\n'.join(map(str, value)) if isinstance(value, list) else str(value or '')).strip()
+    def text(value):  # of a list of lines, or of stanzas, which are lists of lines
+        if isinstance(value, list): return ('\n\n' if any(isinstance(v, list) for v in value) else '\n').join(map(text, value))
+        return '' if value is None or isinstance(value, dict) else _clean(str(value))
     tables = [row for row in rows if isinstance(row, dict)]
     names = list(dict.fromkeys(key for row in tables for key in row))
-    likely = [key for key in names if key.strip().lower() in ('poem', 'poems', 'text', 'content', 'body', 'lines', 'verse')]
+    likely = [key for key in names if key.strip().lower() in _likely]
     if column and column not in names:
         raise ValueError(f"'{name}' has no column '{column}'; it has {', '.join(names) or 'none'}. Name one of these.")
-    column = column or max(likely[:1] or names, key=lambda key: sum(len(text(row.get(key))) for row in tables), default=None)
+    column = column or max(likely or names, key=lambda key: sum(len(text(row.get(key))) for row in tables), default=None)
     title = next((key for key in names if key.strip().lower() == 'title' and key != column), None)
     poems = []
     for number, row in enumerate(rows, 1):
         head, body = ('', text(row)) if isinstance(row, str) else (text(row.get(title)), text(row.get(column)))
-        head, body = (re.sub(_gap, '\n\n', part) for part in (head, body))  # within a poem, one blank line at most
+        head, body = (_trim(re.sub(_gap, '\n\n', part)) for part in (head.strip(), body))  # within a poem, one blank line at most
         if half := re.search('[\ud800-\udfff]', head + body):
             raise ValueError(f"'{name}' has half a character ({half[0]!r}) in row {number}: an emoji, perhaps, cut in two. Mend it, or leave it out.")
-        if body: poems.append(f'{head}\n\n{body}' if head else body)
+        if body.strip(): poems.append(f'{head}\n\n{body}' if head else body)
     if not poems and column: raise ValueError(f"'{name}' holds no poems in its column '{column}'; it has {', '.join(names)}. Name another.")
     if not poems: raise ValueError(f"'{name}' holds no poems: after the names of the columns there must be a row for each poem.")
     return poems
@@ -249,14 +258,17 @@ class Vocab:
                   min_count:int=1, # characters that are rarer are folded into `unknown`
                   known:tuple|str=(), # characters to begin with, in this order
                  ):
-        "The vocabulary of `text`: `known`, then what else there is, in sorted order. Raises `ValueError` where nothing is left."
+        """The vocabulary of `text`: `known`, then what else there is, in sorted order; but nothing else where `unknown` is among the known.
+
+        Raises `ValueError` where all characters are too rare."""
         whole_number(1, min_count=min_count)
         if unknown in known: return cls(known)
         counts = Counter(text)
-        frequent = {c for c, n in counts.items() if n >= min_count}
-        if counts and not frequent: raise ValueError(f'No character comes {min_count} times: choose a smaller min_count.')
-        if len(frequent) < len(counts): frequent.add(unknown)
-        return cls((*known, *sorted(frequent.difference(known))))
+        new = counts.keys() - set(known)
+        frequent = {c for c in new if counts[c] >= min_count}
+        if new and not known and not frequent: raise ValueError(f'No character comes {min_count} times: choose a smaller min_count.')
+        if len(frequent) < len(new): frequent.add(unknown)
+        return cls((*known, *sorted(frequent)))
     def __len__(self): return len(self.chars)
     def __repr__(self): return f'Vocab of {len(self)} characters: {"".join(self.chars)!r}'
 
@@ -307,7 +319,9 @@ def decode(self:Vocab,
            ids:np.ndarray|list, # integers below len(self), 1-D; a tensor on the CPU will do
           )->str: # as many characters
     "The text whose numbers are `ids`. Raises `ValueError` at a number that no character has."
-    ids = np.asarray(ids, dtype=np.int64).ravel()
+    ids = np.asarray(ids).ravel()
+    if ids.size and not np.issubdtype(ids.dtype, np.integer): raise TypeError(f'decode takes whole numbers; these are {ids.dtype}.')
+    ids = ids.astype(np.int64)
     bad = ids[(ids < 0) | (ids >= len(self))]
     if bad.size:
         raise ValueError(f'No character has the number {bad[0]}: this vocabulary has 0 to {len(self) - 1}. '
@@ -320,6 +334,7 @@ def one_hot_encode(arr:np.ndarray|list, # integers from 0 to `n_labels` - 1, any
                   )->np.ndarray: # float32, the shape of `arr` and a last axis of length `n_labels`
     "Each integer as a vector with a single 1. Raises `ValueError` at an integer out of range."
     arr = np.asarray(arr)
+    if arr.size and not np.issubdtype(arr.dtype, np.integer): raise TypeError(f'one_hot_encode takes whole numbers; these are {arr.dtype}.')
     if arr.size and not 0 <= arr.min() <= arr.max() < n_labels:
         raise ValueError(f'With {n_labels} labels the numbers go from 0 to {n_labels - 1}; here they go from '
                          f'{arr.min()} to {arr.max()}.')
