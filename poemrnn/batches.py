@@ -80,7 +80,8 @@ def fonts_for(text:str, # what is to be drawn
     "Fonts on this machine that together have the characters of `text`; a warning names those that none of them has."
     default = font_manager.findfont(font_manager.FontProperties())
     fonts, missing = [], {c for c in text if not c.isspace()}
-    for font in sorted(font_manager.fontManager.ttflist, key=lambda font: (font.fname != default, font.style != 'normal', font.weight != 400)):
+    def rank(font): return font.fname != default, font.style != 'normal', font.weight != 400  # the plainest first
+    for font in sorted(font_manager.fontManager.ttflist, key=rank):
         if not missing and fonts: break
         if 'Last Resort' in font.name: continue  # draws boxes with code points for everything
         have = missing.intersection(map(chr, font_manager.get_font(font.fname).get_charmap()))

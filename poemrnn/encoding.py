@@ -42,11 +42,14 @@ def _decode(raw:bytes, # what the file holds
     if bad is not None:
         from charset_normalizer import from_bytes  # here, since it would make every start slower
         best = from_bytes(raw[:100_000], cp_isolation=_encodings).best()
-        seems = f"It seems to be {best.encoding}: if so, give encoding {best.encoding}. Or" if best and best.encoding != encoding.replace('-', '_') else 'If it is text at all,'
+        guess = best and best.encoding != encoding.replace('-', '_') and best.encoding
+        seems = f'It seems to be {guess}: if so, give encoding {guess}. Or' if guess else 'If it is text at all,'
         raise ValueError(f"'{name}' is not {encoding} text: byte {bad}, on line {raw.count(10, 0, bad) + 1}, cannot be read. "
-                         f'{seems} open it in an editor and save it as plain text with the encoding UTF-8.')
+                         f'{seems} open it in the program that it comes from and save it as plain text, with the encoding UTF-8.')
     text = _clean(text)
-    if not text.strip(): raise ValueError(f"'{name}' is empty: there is nothing to learn from. Put some poems in it.")
+    if not text.strip(): raise ValueError(f"'{name}' is empty: there is no text in it. Put some poems in, or give another file.")
+    if re.match(r'\s*(\{\\rtf|<!doctype html|<html)', text, re.IGNORECASE):
+        raise ValueError(f"'{name}' is a formatted page (RTF or HTML). Open it in the program that it comes from and save it as plain text.")
     return text
 
 # %% ../nbs/00_encoding.ipynb #cfa240bd
@@ -56,7 +59,7 @@ def _bytes(src): # what the file holds
     if Path(src).suffix.lower() != '.gz': return raw
     try: return gzip.decompress(raw)
     except (OSError, EOFError, zlib.error):
-        raise ValueError(f"'{src}' is not a whole gzip file. Get it again, or unpack it and give what is inside.") from None
+        raise ValueError(f"'{src}' is not a whole gzip file. Get it again; or, if it isn't packed at all, take .gz off its name.") from None
 
 # %% ../nbs/00_encoding.ipynb #dde98e5b
 corpora = { # name -> (address, SHA-256 of what is there)
@@ -69,7 +72,8 @@ corpora = { # name -> (address, SHA-256 of what is there)
          'd77a145f7470da2ed2f79515944563c062ffc43fceda07f195a36ead66b7e5c7')}
 
 def _find(src): # where `src` is; '-' as it is
-    if not isinstance(src, (str, Path)): raise TypeError(f'A file, folder or collection is given by its name, as a text; here it is {src!r}.')
+    if not isinstance(src, (str, Path)):
+        raise TypeError(f'A file, folder or collection is given by its name, as a text; here it is {src!r}.')
     if str(src) == '-': return '-'
     try: there = str(src) and Path(src).expanduser().exists()
     except (OSError, ValueError, RuntimeError): there = False  # not even a possible name: a whole poem, say
@@ -89,7 +93,7 @@ def _table_kind(src): # '.csv', say, of poems.csv and of poems.csv.gz; empty for
     kind = Path(str(src).lower().removesuffix('.gz')).suffix
     return kind if kind in ('.csv', '.tsv', '.json', '.jsonl') else ''
 
-def load_poems(src:str|Path, # a .txt, .csv, .tsv, .json or .jsonl file, or one of these with .gz; a folder of .txt files; a name in `corpora`; or '-'
+def load_poems(src:str|Path, # a .txt, .csv, .tsv, .json or .jsonl file, or this with .gz; a folder of .txt; a name in `corpora`; or '-'
                column:str|None=None, # the column of a table that holds the poems; None to find it
                encoding:str='utf-8', # how letters are stored in the file
               )->list[str]: # the poems, without blank lines around them
@@ -136,10 +140,12 @@ def _transfer(url, part, timeout): # append to `part` what is missing
     with urlopen(Request(url, headers={'Range': f'bytes={have}-'} if have else {}), timeout=timeout) as answer:
         if answer.status != 206: have = 0  # all of it comes, from the beginning
         whole = have + int(answer.headers.get('Content-Length', 0))
-        with open(part, 'ab' if have else 'wb') as f, tqdm(total=whole, initial=have, unit='B', unit_scale=True, desc=part.stem) as bar:
+        bar = tqdm(total=whole, initial=have, unit='B', unit_scale=True, desc=part.stem)
+        with open(part, 'ab' if have else 'wb') as f, bar:
             while block := answer.read1(2**16): bar.update(f.write(block))
     if part.stat().st_size < whole: raise ConnectionError(f'only {part.stat().st_size:,} of {whole:,} bytes arrived')
 
+# %% ../nbs/00_encoding.ipynb #bd605084
 def fetch(name:str, # a key of `corpora`
           timeout:float=30, # seconds of silence after which to give up
          )->Path: # the file, on this machine
@@ -158,7 +164,8 @@ def fetch(name:str, # a key of `corpora`
         code, reason = getattr(e, 'code', ''), getattr(e, 'reason', e)
         if code == 416: part.unlink(); return fetch(name, timeout)  # it can't be a beginning: once more, from there
         raise ConnectionError(f"'{name}' could not be fetched from {url} ({code}{code and ' '}{reason}). Is there a connection to the "
-                              f'internet? Try again: what has arrived is kept. Or get the file in another way and save it as {path}.') from None
+                              'internet? Try again: what has arrived is kept. Or get the file in another way '
+                              f'and save it as {path}.') from None
     if not _is_right(part, sha256):
         part.unlink()
         raise ValueError(f"What came from {url} is not '{name}': its fingerprint is another. It was thrown away. "
@@ -181,9 +188,11 @@ def _rows(text, kind, name):
             rows = list(csv.DictReader(io.StringIO(text, newline=''), delimiter=mark, skipinitialspace=True, strict=True))
             for n, row in enumerate(rows, 1):
                 if any(row.pop(None, None) or []):  # cells beyond the last column
-                    raise ValueError(f"'{name}' has more cells in row {n} than columns. Put text that holds a {mark!r} in quotation marks.")
+                    raise ValueError(f"'{name}' has more cells in row {n} than columns. "
+                                     f'Put text that holds a {mark!r} in quotation marks.')
                 if None in row.values():
-                    raise ValueError(f"'{name}' has fewer cells in row {n} than columns. Put text of several lines in quotation marks.")
+                    raise ValueError(f"'{name}' has fewer cells in row {n} than columns. "
+                                     'Put text of several lines in quotation marks.')
     except json.JSONDecodeError as e:
         where = f'line {e.lineno}' if kind == '.json' else f'the line that begins {e.doc[:30]!r}'
         raise ValueError(f"'{name}' is not whole JSON: {where} cannot be read ({e.msg}). Mend it, or get the file again.") from None
@@ -216,10 +225,13 @@ def _from_rows(rows, name, column):
         head, body = ('', text(row)) if isinstance(row, str) else (text(row.get(title)), text(row.get(column)))
         head, body = (_trim(re.sub(_gap, '\n\n', part)) for part in (head.strip(), body))  # within a poem, one blank line at most
         if half := re.search('[\ud800-\udfff]', head + body):
-            raise ValueError(f"'{name}' has half a character ({half[0]!r}) in row {number}: an emoji, perhaps, cut in two. Mend it, or leave it out.")
+            raise ValueError(f"'{name}' has half a character ({half[0]!r}) in row {number}: an emoji, perhaps, "
+                             'cut in two. Mend it, or leave it out.')
         if body.strip(): poems.append(f'{head}\n\n{body}' if head else body)
-    if not poems and column: raise ValueError(f"'{name}' holds no poems in its column '{column}'; it has {', '.join(names)}. Name another.")
-    if not poems: raise ValueError(f"'{name}' holds no poems: after the names of the columns there must be a row for each poem.")
+    if not poems and column:
+        raise ValueError(f"'{name}' holds no poems in its column '{column}'; it has {', '.join(names)}. Name another.")
+    if not poems:
+        raise ValueError(f"'{name}' holds no poems: after the names of the columns there must be a row for each poem.")
     return poems
 
 # %% ../nbs/00_encoding.ipynb #d11048d1
@@ -250,7 +262,7 @@ class Vocab:
         self.char2int = {c: i for i, c in self.int2char.items()}
         self._codes = np.array([ord(c) for c in self.chars], '<u4')   # our number -> code point
         others = self.char2int.get(unknown, -1)
-        self._numbers = np.full(self._codes.max() + 2, others, np.int32)  # code point -> our number, or -1; one place more for all beyond
+        self._numbers = np.full(self._codes.max() + 2, others, np.int32)  # code point -> our number; the last place for all beyond
         self._numbers[self._codes] = np.arange(len(self.chars))
     @classmethod
     def from_text(cls,
@@ -258,7 +270,7 @@ class Vocab:
                   min_count:int=1, # characters that are rarer are folded into `unknown`
                   known:tuple|str=(), # characters to begin with, in this order
                  ):
-        """The vocabulary of `text`: `known`, then what else there is, in sorted order; but nothing else where `unknown` is among the known.
+        """The vocabulary of `text`: `known`, then what else there is, sorted; nothing else where `known` has `unknown`.
 
         Raises `ValueError` where all characters are too rare."""
         whole_number(1, min_count=min_count)
@@ -307,6 +319,7 @@ def encode(self:Vocab,
             at = i + int(np.argmax(numbers < 0))
             line, place = text.count('\n', 0, at) + 1, at - text.rfind('\n', 0, at)
             near = ' or '.join(map(repr, self.nearest(text[at])))
+            if self.adapt(text[at]) != text[at]: near += ', as adapt does,'
             raise ValueError(f'The character {text[at]!r} (U+{ord(text[at]):04X}, character {place} of line {line}) '
                              f'is not among the {len(self)} that this vocabulary knows. '
                              f'Replace it{near and " by " + near}, or learn from a text that has it.')
@@ -320,12 +333,13 @@ def decode(self:Vocab,
           )->str: # as many characters
     "The text whose numbers are `ids`. Raises `ValueError` at a number that no character has."
     ids = np.asarray(ids).ravel()
-    if ids.size and not np.issubdtype(ids.dtype, np.integer): raise TypeError(f'decode takes whole numbers; these are {ids.dtype}.')
+    if ids.size and not np.issubdtype(ids.dtype, np.integer):
+        raise TypeError(f'decode takes whole numbers; these are {ids.dtype}.')
     ids = ids.astype(np.int64)
     bad = ids[(ids < 0) | (ids >= len(self))]
     if bad.size:
         raise ValueError(f'No character has the number {bad[0]}: this vocabulary has 0 to {len(self) - 1}. '
-                         'Decode with the vocabulary that encoded.')
+                         'Take the vocabulary that they were encoded with.')
     return self._codes[ids].tobytes().decode('utf-32-le', 'surrogatepass')
 
 # %% ../nbs/00_encoding.ipynb #4139db23
@@ -334,7 +348,8 @@ def one_hot_encode(arr:np.ndarray|list, # integers from 0 to `n_labels` - 1, any
                   )->np.ndarray: # float32, the shape of `arr` and a last axis of length `n_labels`
     "Each integer as a vector with a single 1. Raises `ValueError` at an integer out of range."
     arr = np.asarray(arr)
-    if arr.size and not np.issubdtype(arr.dtype, np.integer): raise TypeError(f'one_hot_encode takes whole numbers; these are {arr.dtype}.')
+    if arr.size and not np.issubdtype(arr.dtype, np.integer):
+        raise TypeError(f'one_hot_encode takes whole numbers; these are {arr.dtype}.')
     if arr.size and not 0 <= arr.min() <= arr.max() < n_labels:
         raise ValueError(f'With {n_labels} labels the numbers go from 0 to {n_labels - 1}; here they go from '
                          f'{arr.min()} to {arr.max()}.')

@@ -88,11 +88,12 @@ class CharRNN(nn.Module):
                  n_layers:int=2, # LSTM layers on top of each other
                  drop_prob:float=0.5, # dropout while learning: this share above each layer, less of it elsewhere
                  lr:float=0.001, # not used, only kept as `net.lr`; `train` has its own
-                 n_embed:int|None=None, # numbers that stand for a character, 0 for one-hot; None for 128 with more than 256 characters, else 0
+                 n_embed:int|None=None, # width of the embedding, 0 for one-hot; None for 128 above 256 characters, else 0
                 ):
         super().__init__()
         whole_number(1, n_hidden=n_hidden, n_layers=n_layers)
-        if not 0 <= drop_prob <= 1: raise ValueError(f'drop_prob, the share of dropout, is between 0 and 1; here it is {drop_prob}.')
+        if not 0 <= drop_prob <= 1:
+            raise ValueError(f'drop_prob, the share of dropout, is between 0 and 1; here it is {drop_prob}.')
         self.vocab = Vocab(tokens)
         self.chars, self.int2char, self.char2int = self.vocab.chars, self.vocab.int2char, self.vocab.char2int
         self.n_hidden, self.n_layers, self.drop_prob, self.lr = n_hidden, n_layers, drop_prob, lr
@@ -178,7 +179,8 @@ def save(net:CharRNN, # the network
         buffer.seek(0)
         torch.load(buffer, map_location='cpu', weights_only=True)  # it must be readable again
     except Exception as e:
-        raise ValueError(f"Only plain data can be saved: numbers, strings, lists, dicts, tensors; something in {', '.join(more)} is of another kind.") from e
+        raise ValueError('Only plain data can be saved: numbers, strings, lists, dicts, tensors; '
+                         f"something in {', '.join(more)} is of another kind.") from e
     part = path.with_name(f'{path.name}.tmp')
     try:
         with open(part, 'wb') as f:
@@ -195,7 +197,8 @@ def load(path:str|Path, # a file with the keys n_hidden, n_layers, tokens and st
 
     Raises `FileNotFoundError` where there is no file, `ValueError` where it is not a whole checkpoint
     of this kind. Code in the file is never run."""
-    if not isinstance(path, (str, Path)): raise TypeError(f'A network is given by the name of its file; here it is {path!r}.')
+    if not isinstance(path, (str, Path)):
+        raise TypeError(f'A network is given by the name of its file; here it is {path!r}.')
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file '{path}'. Check the spelling, or train a network first: "
@@ -214,5 +217,6 @@ def load(path:str|Path, # a file with the keys n_hidden, n_layers, tokens and st
         raise ValueError(f"'{path}' is not a network saved by poemrnn, or not all of it is there. "
                          "Give a file that poemrnn_train or save() wrote.") from e
     if not all(p.isfinite().all() for p in net.parameters()):
-        raise ValueError(f"Some weights in '{path}' are no numbers: the training went wrong. Take an earlier copy, or train anew with a lower lr.")
+        raise ValueError(f"Some weights in '{path}' are no numbers: the training went wrong. "
+                         'Take an earlier copy, or train anew with a lower lr.')
     return net.to(device).eval()

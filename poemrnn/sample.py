@@ -158,7 +158,8 @@ def _write(net, n, size, prime, top_k, temperature, top_p, stop, seed):
 
 # %% ../nbs/04_sample.ipynb #f40be829
 def _check(net, size, prime, top_k, temperature, top_p, seed, n=1): # complain before anything is written
-    if not isinstance(net, CharRNN): raise TypeError(f"net must be a network, such as load('poems.net') gives; here it is {net!r}.")
+    if not isinstance(net, CharRNN):
+        raise TypeError(f"net must be a network, such as load('poems.net') gives; here it is {net!r}.")
     whole_number(0, size=size, seed=0 if seed is None else seed)
     whole_number(1, n=n)
     net.vocab.encode(prime); chances(np.zeros(1), temperature, top_k, top_p)

@@ -386,7 +386,7 @@ def train(net:CharRNN, # learns in place; ends with its best weights, dropout of
     whole_number(1, epochs=epochs, batch_size=batch_size, seq_length=seq_length, print_every=print_every, save_every=save_every,
                  patience=1 if patience is None else patience)
     if not (0 < lr < math.inf and clip > 0):
-        raise ValueError(f'lr must be above 0, such as 0.001, and clip, too; here they are {lr} and {clip}.')
+        raise ValueError(f'lr and clip must be numbers above 0, such as 0.001 and 5, lr not infinite; here they are {lr} and {clip}.')
     if path: check_out(path)
     data = _parts(net, data, val_frac)
     latest = max(1, min(seq_length, len(data[0]) // 20, len(data[0]) - batch_size))
@@ -511,7 +511,8 @@ def checkup(poems:list|str, # poems, or one text
     several = not isinstance(poems, str) and len(poems) > 1
     print(f"poems       {f'{len(poems):,}' if several else 'one text'}",
           f"characters  {len(train_data):,} to learn from, {len(val_data):,} held out",
-          f"distinct    {len(vocab):,}; fewer than 10 times: {' '.join(rare[:25]) or 'none'}{f' and {len(rare) - 25:,} others' * (len(rare) > 25)}",
+          f"distinct    {len(vocab):,}; fewer than 10 times: {' '.join(rare[:25]) or 'none'}"
+          + f' and {len(rare) - 25:,} others' * (len(rare) > 25),
           f"network     {how['n_layers']} x {how['n_hidden']}, {n_weights:,} weights, dropout {how['drop_prob']:g}",
           f"batches     {n_batches:,} an epoch, each {how['batch_size']} rows x {how['seq_length']} characters",
           f"learning    {how['epochs']} epochs, rate up to {how['lr']:g}, clip {how['clip']:g}, patience {how['patience']}",
@@ -557,7 +558,7 @@ def plain_errors():
     except OSError as e: sys.exit(f'{e.strerror or e}' + (f': {e.filename}' if e.filename else ''))
     except UnicodeEncodeError as e:
         sys.exit(f'This terminal or file is written in {e.encoding}, which has no {e.object[e.start]!r}. '
-                 'Set the environment variable PYTHONUTF8 to 1 and try again.')
+                 'Set the environment variable PYTHONIOENCODING to utf-8 and try again.')
     except (ValueError, FloatingPointError) as e: sys.exit(str(e))
     except (RuntimeError, MemoryError) as e:
         if isinstance(e, RuntimeError) and 'alloc' not in str(e) and 'memory' not in str(e): raise
@@ -606,7 +607,7 @@ def poemrnn_train(
     given = {k: v for k, v in locals().items()
              if k not in ('src', 'out', 'val', 'column', 'encoding', 'min_count', 'seed', 'init', 'resume') and v is not None}
     with plain_errors(), redirect_stdout(sys.stderr), together():
-        check_out(out)
+        if not resume: check_out(out)
         poems = load_poems(src, column, encoding) if src else load_poems(anthology)
         val_text = val and load_text(val, column, encoding)
         begin = out if resume else anthology.with_suffix('.net') if init == 'pretrained' else init
