@@ -162,7 +162,7 @@ def fetch(name:str, # a key of `corpora`
         if not _is_right(part, sha256): _transfer(url, part, timeout)
     except Exception as e:  # of the many kinds that networks have
         code, reason = getattr(e, 'code', ''), getattr(e, 'reason', e)
-        if code == 416: part.unlink(); return fetch(name, timeout)  # it can't be a beginning: once more, from there
+        if code == 416 and part.exists(): part.unlink(); return fetch(name, timeout)  # no beginning of it: once more
         raise ConnectionError(f"'{name}' could not be fetched from {url} ({code}{code and ' '}{reason}). Is there a connection to the "
                               'internet? Try again: what has arrived is kept. Or get the file in another way '
                               f'and save it as {path}.') from None
