@@ -89,6 +89,9 @@ _gap = r'\n(?:[ \t]*\n){2,}' # a line end, then two blank lines or more
 def _trim(poem): # without blank lines around it
     return re.sub(r'\A(?:[ \t]*\n)+|(?:\n[ \t]*)+\Z', '', poem)
 
+def _one_poem(text): # without blank lines around it, and with one at most between its stanzas
+    return _trim(re.sub(_gap, '\n\n', text))
+
 def _table_kind(src): # '.csv', say, of poems.csv and of poems.csv.gz; empty for what is no table
     kind = Path(str(src).lower().removesuffix('.gz')).suffix
     return kind if kind in ('.csv', '.tsv', '.json', '.jsonl') else ''
@@ -108,7 +111,7 @@ def load_poems(src:str|Path, # a .txt, .csv, .tsv, .json or .jsonl file, or this
         if not paths:
             raise ValueError(f"The folder '{src}' holds no .txt file. Put each poem in a file of its own, "
                              "named something.txt.")
-        return [_trim(re.sub(_gap, '\n\n', _decode(_bytes(p), p, encoding))) for p in paths]
+        return [_one_poem(_decode(_bytes(p), p, encoding)) for p in paths]
     text = _decode(_bytes(path), src, encoding)
     if kind := _table_kind(path): return _from_rows(_rows(text, kind, src), src, column)
     return [_trim(p) for p in re.split(_gap, text) if p.strip()]
@@ -223,7 +226,7 @@ def _from_rows(rows, name, column):
     poems = []
     for number, row in enumerate(rows, 1):
         head, body = ('', text(row)) if isinstance(row, str) else (text(row.get(title)), text(row.get(column)))
-        head, body = (_trim(re.sub(_gap, '\n\n', part)) for part in (head.strip(), body))  # within a poem, one blank line at most
+        head, body = _one_poem(head.strip()), _one_poem(body)
         if half := re.search('[\ud800-\udfff]', head + body):
             raise ValueError(f"'{name}' has half a character ({half[0]!r}) in row {number}: an emoji, perhaps, "
                              'cut in two. Mend it, or leave it out.')
