@@ -190,7 +190,7 @@ def check_out(path:str|Path, # where a network is to be written
         raise ValueError(f"'{path}' is a folder. Name a file to write, such as {path/'poems.net'}.")
     _check_folder(path)
     part = path.with_name(f'{path.name}.tmp')
-    try: part.touch(); part.unlink()
+    try: part.touch(); part.unlink(missing_ok=True)  # another process may have been quicker
     except OSError as e: raise PermissionError(f"'{path}' can't be written ({e.strerror}). Choose another name or folder.") from None
     if path.exists() and not _is_network(path):
         raise ValueError(f"'{path}' exists and is not a network, so it is left alone. Choose another name.")
