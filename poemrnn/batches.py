@@ -24,9 +24,9 @@ def split_poems(poems:list[str], # one string per poem, at least two
     lengths = np.array([len(p) for p in poems])
     wanted = val_frac * lengths.sum()
     order = np.random.default_rng(seed).permutation(len(poems))
-    order = order[lengths[order] <= max(wanted, lengths.min())]
-    before = np.cumsum(lengths[order]) - lengths[order]  # characters held back when each poem's turn comes
-    held = set(order[before < wanted][:len(poems) - 1])
+    order = order[lengths[order] <= max(wanted, lengths.min())]  # not the very long ones
+    before = np.cumsum(lengths[order]) - lengths[order]          # characters held back when a poem's turn comes
+    held = set(order[before < wanted][:len(poems) - 1])          # at least one is left to learn from
     train = [p for i, p in enumerate(poems) if i not in held]
     return train, [p for i, p in enumerate(poems) if i in held]
 

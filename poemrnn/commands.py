@@ -53,7 +53,8 @@ def _train(src, out, val, column, encoding, min_count, seed, init, resume, given
     from poemrnn.keeping import check_out, load
     from poemrnn.model import CharRNN
     from poemrnn.preparing import prepare
-    from poemrnn.resuming import _place, Keep, Patience, resume_training, together
+    from poemrnn.hooks import _place, Keep, Patience, together
+    from poemrnn.resuming import resume_training
     from poemrnn.train import train
     with together() as hooks:
         if not resume: check_out(out)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['unknown', 'whole_number', 'positive', 'share', 'integers', 'three_axes', 'single_characters', 'nearest', 'adapt',
            'unknown_character', 'a_text', 'enough_poems', 'enough_for_rows', 'enough_to_guess', 'controls', 'a_network',
-           'something_to_read', 'finite']
+           'writable', 'something_to_read', 'finite']
 
 # %% ../nbs/workshop/doors.ipynb #4fe20885
 import unicodedata
@@ -155,6 +155,17 @@ def a_network(net, # what was given
     "Raise `TypeError` at what is no `CharRNN`."
     if not hasattr(net, 'vocab'):
         raise TypeError(f"net must be a network, such as load('poems.net') gives; here it is {net!r}.")
+
+def writable(net, # what was given as a network
+             size:int, # characters to write
+             prime:str, # what a text begins with
+             seed:int|None, # for the drawing
+             n:int, # texts side by side
+             how:dict, # temperature, top_k and top_p
+            )->None:
+    "Complain before anything is written: raise what fits at anything that can't be meant."
+    a_network(net); net.vocab.encode(prime); controls(**how)
+    whole_number(0, size=size, seed=0 if seed is None else seed); whole_number(1, n=n)
 
 def something_to_read(text, # what was given
                      )->None:

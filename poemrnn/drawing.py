@@ -45,11 +45,11 @@ def show_batches(text:str, # a short text: about 60 characters can be read
                 )->plt.Axes: # the picture
     "A picture of the windows that `get_batches` cuts out of `text`: `x` in colour, `y` in white below."
     batches = list(get_batches(np.array(list(text)), batch_size, seq_length))
-    fonts = fonts_for(text)
+    fonts, mono = fonts_for(text), ['DejaVu Sans Mono']  # in which I and l differ
     _, ax = plt.subplots(figsize=(7.2, .85 * batch_size + .5), layout='constrained')
     def square(col, line, char, **style):
         ax.add_patch(plt.Rectangle((col, line), .9, .9, **style))
-        ax.text(col + .45, line + .45, visible(char), ha='center', va='center', fontsize=11, fontfamily=fonts)
+        ax.text(col + .45, line + .45, visible(char), ha='center', va='center', fontsize=11, fontfamily=[*mono, *fonts])
     col, gap = 0, .7
     for k, (x, y) in enumerate(batches):
         for t in range(x.shape[1]):
@@ -57,10 +57,11 @@ def show_batches(text:str, # a short text: about 60 characters can be read
             for row in range(batch_size):
                 square(col, 3 * row, x[row, t], color=('C4', 'C1')[k % 2], alpha=.65 if row == 0 else .3)
                 square(col, 3 * row + 1, y[row, t], fc='none', ec='0.6')
+            if t == 0: ax.text(col, -.25, f'window {k + 1}', fontsize=10)
             if not (last and k == len(batches) - 1):
                 ax.plot([col + .75, col + 1.15 + gap * last], [1.15, .75], color='black', lw=1.3, zorder=5)
             col += 1 + gap * last
-    ax.set(xlim=(-.2, col), ylim=(3 * batch_size - .8, -.2), xticks=[], xlabel='windows, from left to right')
+    ax.set(xlim=(-.2, col), ylim=(3 * batch_size - .8, -1), xticks=[])
     ax.set_yticks([3 * row + i + .45 for row in range(batch_size) for i in (0, 1)],
                   [name for row in range(batch_size) for name in (f'row {row + 1}   x', 'y')])
     ax.tick_params(length=0); ax.spines[:].set_visible(False)
@@ -72,12 +73,12 @@ def show_ngrams(held_out:list, # losses of `ngram_losses` on held-out poems, by 
                )->plt.Axes: # the picture
     "Loss against the order of the n-gram."
     _, ax = plt.subplots(figsize=(6, 3.4), layout='constrained')
-    for losses, name, style, orders, shift in ((held_out, 'held-out poems', 'C0o-', range(len(held_out)), (2, 5)),
+    for losses, name, style, orders, shift in ((held_out, 'held-out poems', 'C0o-', range(len(held_out)), (-4, 7)),
                                                (counted, 'poems that were counted', 'C1s--', range(5, len(counted)), (-10, -16))):
         ax.plot(losses, style)
-        ax.text(len(losses) - .6, losses[-1] - .12, name, color=style[:2], va='center', bbox=dict(color='white', pad=1))
+        ax.text(len(losses) - .5, losses[-1] - .1, name, color=style[:2], va='center', bbox=dict(color='white', pad=1))
         for order in orders: ax.annotate(f'{losses[order]:.2f}', (order, losses[order]), shift, textcoords='offset points')
-    ax.set(xlabel='order of the n-gram (0: uniform)', xlim=(-.4, 11.3), ylim=(-.2, 4.9), xticks=range(len(held_out)),
+    ax.set(xlabel='order of the n-gram (0: uniform)', xlim=(-.4, 12.3), ylim=(-.2, 4.9), xticks=range(len(held_out)),
            ylabel='loss (nats per character)')
     ax.grid(alpha=.4)
     return ax
@@ -93,23 +94,16 @@ def show_squashers()->plt.Figure: # the picture
 
 def show_toy(gaps:list, # letters in between
              recall:dict, # for each kind of network (n, len(gaps)) shares of right answers
-             reaches:dict, # for each kind of network (n, steps) sizes of the gradient, the last letter first
              chance:float, # share of right answers by mere chance
-            )->plt.Figure: # the picture
-    "What networks of several kinds remember after practice, and how far back a gradient reaches before it."
-    fig, (upper, lower) = plt.subplots(2, 1, figsize=(6.4, 5.6), layout='constrained')
-    for (name, shares), style in zip(recall.items(), ('C0-o', 'C4-.^', 'C1--s')):
-        upper.plot(gaps, 100 * shares.mean(0), style, ms=4, label=name)
-        upper.fill_between(gaps, 100 * shares.min(0), 100 * shares.max(0), color=style[:2], alpha=.2)
-        sizes = reaches[name]
-        lower.semilogy(range(1, sizes.shape[1] + 1), sizes.mean(0), style[:-1], lw=2, label=name)
-        lower.fill_between(range(1, sizes.shape[1] + 1), sizes.min(0), sizes.max(0), color=style[:2], alpha=.2)
-    upper.axhline(100 * chance, color='C3', lw=1, ls=':'); upper.text(.2, 100 * chance - 8.5, 'by mere chance', color='C3')
-    upper.set(xlabel='letters in between', ylabel='% right', ylim=(-6, 105), title='After practice: do they remember?')
-    lower.set(xlabel='steps back', ylabel='size of the gradient', title='Before any learning: how much gets back?')
-    for ax in upper, lower: ax.grid(alpha=.4)
-    lower.legend(loc='lower left')
-    return fig
+            )->plt.Axes: # the picture
+    "What networks of several kinds remember after practice: the means, and the range."
+    _, ax = plt.subplots(figsize=(6.4, 3.2), layout='constrained')
+    for (name, shares), style in zip(recall.items(), ('C0-o', 'C1--s', 'C5-.^')):
+        ax.plot(gaps, 100 * shares.mean(0), style, ms=4, label=name)
+        ax.fill_between(gaps, 100 * shares.min(0), 100 * shares.max(0), color=style[:2], alpha=.2)
+    ax.axhline(100 * chance, color='C3', lw=1, ls=':', label='by mere chance')
+    ax.set(xlabel='letters in between', ylabel='% right', ylim=(-3, 105)); ax.grid(alpha=.4); ax.legend(loc='center right')
+    return ax
 
 def show_ladder(losses:dict, # names and losses in nats per character
                )->plt.Axes: # the picture
@@ -159,8 +153,9 @@ def show_way_back()->plt.Figure: # the picture
             lstm.plot(x + dx, 1.1, 'o', ms=29, mfc='#fbe9d7', mec='0.35', zorder=3); lstm.text(x + dx, 1.1, sign, ha='center', va='center', fontsize=10, zorder=4)
             arrow(lstm, (x + dx * .45, .33), (x + dx, .76), lw=1)
         arrow(lstm, (x - 1.9 if k == 0 else x - 2.4, 1.1), (x - .97, 1.1)); arrow(lstm, (x - .27, 1.1), (x + .07, 1.1))
-        back(lstm, x - .1, 1.85, r"$\times\; f'$" if k == 0 else r"$\times\; f''$", 'C0')
-        arrow(lstm, (x + .98, 1.06), (x + .98, .06), lw=1); lstm.text(x + 1.04, .48, r'$\times\, o$', fontsize=11)
+        back(lstm, x - .1, 1.85, r"$\times\; f$", 'C0')
+        arrow(lstm, (x + .98, 1.06), (x + .98, .2), lw=1); lstm.text(x + 1.04, .52, 'tanh', fontsize=11)
+        lstm.plot(x + .98, 0, 'o', ms=22, mfc='#fbe9d7', mec='0.35', zorder=3); lstm.text(x + .98, 0, r'$\times o$', ha='center', va='center', fontsize=10, zorder=4)
     for ax in rnn, lstm:
         for x, name in (-.1, '$h$'), (3.3, "$h'$"), (6.6, "$h''$"): ax.text(x, .13, name, fontsize=12)
         arrow(ax, (5.52, 0), (7.1, 0))
@@ -238,17 +233,23 @@ def show_surprise(texts:dict, # titles and texts to draw one under the other
                  )->plt.Figure: # the picture
     "Texts with each letter shaded by surprise, from 0 (white) to 5 nats and more (dark)."
     rows = [text.split('\n') for text in texts.values()]
-    fig, axes = plt.subplots(len(texts), 1, figsize=(7, sum(.26 * len(lines) + .34 for lines in rows)), squeeze=False,
-                             height_ratios=[len(lines) for lines in rows], layout='constrained')
+    fig, axes = plt.subplots(len(texts) + 1, 1, figsize=(7, .7 + sum(.26 * len(lines) + .4 for lines in rows)), squeeze=False,
+                             height_ratios=[*(len(lines) for lines in rows), 1], layout='constrained')
+    fig.get_layout_engine().set(hspace=.06)
     width = max(max(map(len, lines)) for lines in rows)
     for ax, lines, (title, text) in zip(axes[:, 0], rows, texts.items()):
         row = col = 0
         for char, nats in zip(text, surprises[title]):
             if char == '\n': row, col = row + 1, 0; continue
-            ax.add_patch(plt.Rectangle((col, row), 1, .94, color=plt.cm.Oranges(min(.7, nats / 7)), lw=0))
+            ax.add_patch(plt.Rectangle((col, row), 1, .94, color=plt.cm.Oranges(min(.75, .12 * nats)), lw=0))
             ax.text(col + .5, row + .5, char, ha='center', va='center', family=['monospace', *fonts_for(char)[1:]], fontsize=10)
             col += 1
         ax.set(xlim=(0, width), ylim=(len(lines), 0)); ax.axis('off'); ax.set_title(title, loc='left', fontsize=10)
+    ax = axes[-1, 0]
+    for nats in range(6):
+        ax.add_patch(plt.Rectangle((2 * nats, 0), 2, .94, color=plt.cm.Oranges(min(.75, .12 * nats)), lw=0))
+        ax.text(2 * nats + 1, .5, f'{nats}' + '+' * (nats == 5), ha='center', va='center', fontsize=10)
+    ax.text(12.5, .5, 'nats of surprise', va='center', fontsize=10); ax.set(xlim=(0, width), ylim=(1, 0)); ax.axis('off')
     return fig
 
 # %% ../nbs/workshop/drawing.ipynb #df81d48e

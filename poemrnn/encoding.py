@@ -57,7 +57,8 @@ def encode(self:Vocab,
     a_text(text, 'encode')
     ids = np.empty(len(text), np.min_scalar_type(len(self) - 1))
     for i in range(0, len(text), 1_000_000):
-        codes = np.frombuffer(text[i:i+1_000_000].encode('utf-32-le', 'surrogatepass'), '<u4')
+        utf32 = text[i:i+1_000_000].encode('utf-32-le', 'surrogatepass')   # any code point, even half an emoji
+        codes = np.frombuffer(utf32, '<u4')                                # each four bytes, as a number
         numbers = self.number_of.take(codes, mode='clip')
         if (numbers < 0).any(): raise unknown_character(text, i + int(np.argmax(numbers < 0)), self.chars)
         ids[i:i+1_000_000] = numbers

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from .doors import a_network, controls, something_to_read, whole_number
+from .doors import controls, something_to_read, writable
 from .encoding import poem_end
-from .engine import begin, legible
+from .engine import legible, writing
 from .keeping import load, pretrained
 from .model import CharRNN
 
@@ -23,7 +23,8 @@ def _likeliest(p, top_k, top_p): # `p` (..., n_chars) with the outsiders struck 
     best = np.take_along_axis(p, order, -1)                        # the likeliest first
     best[..., top_k or p.shape[-1]:] = 0
     best /= best.sum(-1, keepdims=True)
-    best[best.cumsum(-1) - best >= (top_p or 1)] = 0               # those before it are enough
+    before = best.cumsum(-1) - best                                # what the likelier ones make up
+    best[before >= (top_p or 1)] = 0
     np.put_along_axis(p, order, best, -1)
     return p / p.sum(-1, keepdims=True)
 
@@ -31,7 +32,7 @@ def _likeliest(p, top_k, top_p): # `p` (..., n_chars) with the outsiders struck 
 def chances(scores:np.ndarray, # (..., n_chars) scores of the network
             temperature:float=1., # below 1 bolder favourites, above 1 more outsiders; 0: only the favourite
             top_k:int|None=None, # only this many of the likeliest characters; None for all
-            top_p:float|None=None, # only the likeliest that make up this share, from 0 to 1; None for all
+            top_p:float|None=None, # only the likeliest that make up this share, above 0; None for all
            )->np.ndarray: # (..., n_chars) probabilities, float64
     "What to draw the next character from. Raises `ValueError` or `TypeError` where a control makes no sense."
     controls(temperature, top_k, top_p)
@@ -48,7 +49,7 @@ def draw(p:np.ndarray, # (n, n_chars) chances
         )->np.ndarray: # (n,) integers, one for each row of `p`
     "A character for each row, as likely as `p` says."
     ends = p.cumsum(-1)
-    return (ends <= rng.random((len(p), 1)) * ends[:, -1:]).sum(-1)
+    return (ends <= rng.random((len(p), 1)) * ends[:, -1:]).sum(-1)  # the last end is 1, but for rounding
 
 # %% ../nbs/04_sample.ipynb #d7d0ea9a
 @torch.no_grad()
@@ -64,26 +65,11 @@ def predict(net:CharRNN, # a trained network; dropout is switched off, and stays
     something_to_read(char)
     x = torch.tensor(net.vocab.encode(char), device=net.fc.weight.device)[None]  # (1, len(char))
     scores, h = net.eval()(x, h)
-    p = chances(legible(net, scores[-1:].cpu()), temperature, top_k, top_p)      # (1, n_chars)
+    scores = legible(net, scores[-1:].cpu())    # no chance for the sign that stands for unknown characters
+    p = chances(scores, temperature, top_k, top_p)                              # (1, n_chars)
     return net.int2char[draw(p, rng or np.random.default_rng())[0]], h
 
-# %% ../nbs/04_sample.ipynb #423d1706
-def _write(net, n, size, prime, stop, seed, **controls): # gives the `n` texts so far, after each character
-    rng, engine, texts = np.random.default_rng(seed), begin(net, prime, n), [''] * n
-    for _ in range(size):
-        ids = draw(chances(engine.scores, **controls), rng)             # one for each text that goes on
-        for row, i in zip(engine.rows, ids): texts[row] += net.int2char[i]
-        yield texts
-        going = np.array([not (stop and texts[row].endswith(stop)) for row in engine.rows])
-        if not going.any(): return
-        if not going.all(): engine.keep(going)
-        engine.step(ids[going])
-
-def _check(net, size, prime, seed, n, how): # complain before anything is written
-    a_network(net); net.vocab.encode(prime); controls(**how)
-    whole_number(0, size=size, seed=0 if seed is None else seed); whole_number(1, n=n)
-
-# %% ../nbs/04_sample.ipynb #f0e84845
+# %% ../nbs/04_sample.ipynb #8744b6fe
 def sample(net:CharRNN, # a trained network
            size:int, # characters to write at most
            prime:str='The', # what it reads first; the text begins with it
@@ -94,30 +80,30 @@ def sample(net:CharRNN, # a trained network
            top_p:float|None=None, # see `chances`
            n:int|None=None, # write so many texts side by side; None for one
           )->str|list: # the prime and up to `size` characters; with `n` a list of such texts
-    "A text that begins with `prime`, or several. Raises what `stream` raises."
+    "A text that begins with `prime`, or several. Raises `ValueError` at a character that `net` doesn't know."
     rows, how = 1 if n is None else n, dict(temperature=temperature, top_k=top_k, top_p=top_p)
-    _check(net, size, prime, seed, rows, how)
-    texts = [''] * rows
-    for texts in _write(net, rows, size, prime, stop, seed, **how): pass
+    writable(net, size, prime, seed, rows, how)
+    rng, texts = np.random.default_rng(seed), [''] * rows
+    def pick(scores): return draw(chances(scores, **how), rng)
+    for texts in writing(net, pick, rows, size, prime, stop): pass  # to the end
     texts = [prime + text.removesuffix(stop or '') for text in texts]
     return texts[0] if n is None else texts
 
-# %% ../nbs/04_sample.ipynb #1adc7735
+# %% ../nbs/04_sample.ipynb #62959a89
 def stream(net:CharRNN, # a trained network
            size:int=500, # characters to write at most
            prime:str='The', # what it reads first; it goes on from there
-           top_k:int|None=None, # draw from this many of the likeliest only
-           temperature:float=1., # see `chances`
-           stop:str|None=None, # end after writing this text, such as `poem_end`
-           seed:int|None=None, # the same seed writes the same text; None for another each time
-           top_p:float|None=None, # see `chances`
+           top_k:int|None=None, # see `sample`
+           temperature:float=1., # see `sample`
+           stop:str|None=None, # end after writing this, which is handed out, too
+           seed:int|None=None, # see `sample`
+           top_p:float|None=None, # see `sample`
           )->Iterator[str]: # one character after the other, without the prime
-    """Write, a character at a time.
-
-    Raises `ValueError` at a character of `prime` that `net` doesn't know or a control out of range."""
+    "Write, a character at a time. Raises what `sample` raises, at the call."
     how = dict(temperature=temperature, top_k=top_k, top_p=top_p)
-    _check(net, size, prime, seed, 1, how)
-    return (text[-1] for text, in _write(net, 1, size, prime, stop, seed, **how))
+    writable(net, size, prime, seed, 1, how)
+    rng = np.random.default_rng(seed)
+    return (texts[0][-1] for texts in writing(net, lambda s: draw(chances(s, **how), rng), 1, size, prime, stop))
 
 # %% ../nbs/04_sample.ipynb #83977948
 def write_poem(net:CharRNN, # a network trained on poems
@@ -126,7 +112,7 @@ def write_poem(net:CharRNN, # a network trained on poems
                temperature:float=.6, # see `chances`; between clean and wild
                **controls, # `top_k`, `top_p`, `seed` and `n`, see `sample`
               )->str|list: # the poem, without blank lines around it; with `n` a list of poems
-    "A poem from its title to its end. Raises what `stream` raises."
+    "A poem from its title to its end. Raises what `sample` raises."
     net.vocab.encode(prime)  # an unknown character is named by its place in the prime
     before = poem_end if '\n' in net.char2int else ''
     written = sample(net, size, before + prime, stop=poem_end, temperature=temperature, **controls)
