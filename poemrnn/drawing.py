@@ -155,7 +155,8 @@ def show_way_back()->plt.Figure: # the picture
         arrow(lstm, (x - 1.9 if k == 0 else x - 2.4, 1.1), (x - .97, 1.1)); arrow(lstm, (x - .27, 1.1), (x + .07, 1.1))
         back(lstm, x - .1, 1.85, r"$\times\; f$", 'C0')
         arrow(lstm, (x + .98, 1.06), (x + .98, .2), lw=1); lstm.text(x + 1.04, .52, 'tanh', fontsize=11)
-        lstm.plot(x + .98, 0, 'o', ms=22, mfc='#fbe9d7', mec='0.35', zorder=3); lstm.text(x + .98, 0, r'$\times o$', ha='center', va='center', fontsize=10, zorder=4)
+        lstm.plot(x + .98, 0, 'o', ms=24, mfc='#fbe9d7', mec='0.35', zorder=6)
+        lstm.text(x + .98, 0, r'$\times o$', ha='center', va='center', fontsize=10, zorder=7)
     for ax in rnn, lstm:
         for x, name in (-.1, '$h$'), (3.3, "$h'$"), (6.6, "$h''$"): ax.text(x, .13, name, fontsize=12)
         arrow(ax, (5.52, 0), (7.1, 0))
