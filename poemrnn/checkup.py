@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['settings_for', 'checkup', 'scoreboard', 'extended']
 
-# %% ../nbs/workshop/checkup.ipynb #516f600f
+# %% ../nbs/workshop/checkup.ipynb #f18d3f42
 import math, time
 
 import numpy as np
 import torch
 
 from .batches import get_batches
-from .doors import whole_number
-from .engine import best_device, faster_in_bf16, InBf16
+from .doors import positive, settings_known, share, whole_number
+from .engine import best_device, InBf16, quickest
 from .model import CharRNN
 from .preparing import prepare
+from .muon import Muon
 from .train import evaluate, learn, to_tensors
 
 # %% ../nbs/workshop/checkup.ipynb #6da09ffc
@@ -28,23 +29,25 @@ def settings_for(n_chars:int, # characters to learn from
                 epochs=epochs, batch_size=min(32, max(1, n_chars // 2000)), seq_length=64,
                 lr=.008, clip=1., patience=max(5, epochs // 5))
 
-# %% ../nbs/workshop/checkup.ipynb #645778d5
+# %% ../nbs/workshop/checkup.ipynb #d7c5f3b5
 def _seconds(vocab, data, how, n_batches, n_processes=1):
-    "About how long training takes on this machine, and the number of weights."
+    "About how long training takes on this machine, the number of threads that are best for it, and the number of weights."
     with torch.random.fork_rng():
         net = CharRNN(vocab.chars, how['n_hidden'], how['n_layers'], how['drop_prob']).to(best_device())
-    model = InBf16(net) if faster_in_bf16(best_device()) else net
-    rows, length = how['batch_size'] // n_processes or 1, min(how['seq_length'], len(data[0]))
+    rows, length, usual = how['batch_size'] // n_processes or 1, min(how['seq_length'], len(data[0])), torch.get_num_threads()
+    bf16, threads = quickest(net, rows, length).values()
+    torch.set_num_threads(threads)
     stretch = np.resize(data[0][:100_000], 4 * rows * length + 1)
-    opt, times = torch.optim.AdamW(net.parameters(), 0., fused=True), [time.perf_counter()]
+    opt, times = Muon(net, 0., bf16), [time.perf_counter()]
     with torch.random.fork_rng():
         batches = to_tensors(get_batches(stretch, rows, length), best_device())
-        for _ in learn(model, batches, opt): times.append(time.perf_counter())
+        for _ in learn(InBf16(net) if bf16 else net, batches, opt): times.append(time.perf_counter())
     start = time.perf_counter()
     evaluate(net, np.resize(data[1], 8000))
     reading = (time.perf_counter() - start) / 8000
+    torch.set_num_threads(usual)
     epoch = n_batches * min(np.diff(times)) + reading * (len(data[1]) + min(len(data[1]), 50_000))
-    return how['epochs'] * epoch, sum(p.numel() for p in net.parameters())
+    return how['epochs'] * epoch, threads, sum(p.numel() for p in net.parameters())
 
 def checkup(poems:list|str, # poems, or one text
             val_text:str|None=None, # a text to be examined on, where you have one; else a tenth of `poems`
@@ -54,14 +57,16 @@ def checkup(poems:list|str, # poems, or one text
            )->dict: # all settings
     "Look at the poems before training: print what there is, what suits it, and how long it will take."
     vocab, (train_data, val_data) = prepare(poems, val_text, min_count=min_count)
-    how = settings_for(len(train_data)) | given
-    whole_number(1, **{k: how[k] for k in ('epochs', 'batch_size', 'seq_length')})
+    settings_known(given, how := settings_for(len(train_data)))
+    how |= given
+    whole_number(1, **{k: how[k] for k in ('n_hidden', 'n_layers', 'epochs', 'batch_size', 'seq_length', 'patience')})
+    positive(lr=how['lr'], clip=how['clip']); share(True, drop_prob=how['drop_prob'])
     get_batches(train_data, how['batch_size'], how['seq_length'])  # complains of a text that is too short for so many rows
     counts = sum(np.bincount(part[i:i+1_000_000], minlength=len(vocab))
                  for part in (train_data, val_data) for i in range(0, len(part), 1_000_000))
     rare = [repr(c)[1:-1] for c, n in zip(vocab.chars, counts) if n < 10]
     n_batches = math.ceil((len(train_data) - 1) // how['batch_size'] / how['seq_length'])
-    seconds, n_weights = _seconds(vocab, (train_data, val_data), how, n_batches, n_processes)
+    seconds, how['threads'], n_weights = _seconds(vocab, (train_data, val_data), how, n_batches, n_processes)
     several = not isinstance(poems, str) and len(poems) > 1
     print(f"poems       {f'{len(poems):,}' if several else 'one text'}",
           f"characters  {len(train_data):,} to learn from, {len(val_data):,} held out",
@@ -70,7 +75,7 @@ def checkup(poems:list|str, # poems, or one text
           f"network     {how['n_layers']} x {how['n_hidden']}, {n_weights:,} weights, dropout {how['drop_prob']:g}",
           f"batches     {n_batches:,} an epoch, each {how['batch_size']} rows x {how['seq_length']} characters",
           f"learning    {how['epochs']} epochs, rate up to {how['lr']:g}, clip {how['clip']:g}, patience {how['patience']}",
-          f"time        {f'{seconds / 60:.0f} minutes' if seconds > 100 else f'{seconds:.0f} seconds'} or so",
+          f"time        {f'{seconds / 60:.0f} minutes' if seconds > 100 else f'{seconds:.0f} seconds'} or so, with {how['threads']} of {torch.get_num_threads()} threads",
           sep='\n')
     if len(train_data) < 60_000:
         print('Little text: expect words and lines that look like yours, hardly their sense.')

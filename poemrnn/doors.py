@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['unknown', 'whole_number', 'positive', 'share', 'integers', 'three_axes', 'single_characters', 'nearest', 'adapt',
            'unknown_character', 'a_text', 'enough_poems', 'enough_for_rows', 'enough_to_guess', 'controls', 'a_network',
-           'writable', 'something_to_read', 'finite']
+           'writable', 'something_to_read', 'settings_known', 'listeners', 'finite']
 
-# %% ../nbs/workshop/doors.ipynb #4fe20885
+# %% ../nbs/workshop/doors.ipynb #69e5d383
 import unicodedata
+from difflib import get_close_matches
 from numbers import Integral, Real
 
 import numpy as np
@@ -23,14 +24,13 @@ def whole_number(least:int, # the smallest that will do
             raise TypeError(f'{name} must be a whole number, such as {max(least, 10)}; here it is {value!r}.')
         if value < least: raise ValueError(f'{name} must be at least {least}; here it is {value}.')
 
-# %% ../nbs/workshop/doors.ipynb #4cbb5e33
+# %% ../nbs/workshop/doors.ipynb #1cea1be1
 def positive(**numbers, # values by their names
             )->None:
     "Raise `TypeError` at what is no number, `ValueError` at one that isn't above 0, or is infinite."
     for name, value in numbers.items():
-        if not isinstance(value, Real): raise TypeError(f'{name} must be a number, such as 0.001; here it is {value!r}.')
-        if not 0 < value < float('inf'):
-            raise ValueError(f'{name} must be a number above 0, such as 0.001, and not infinite; here it is {value}.')
+        if not isinstance(value, Real) or isinstance(value, bool): raise TypeError(f'{name} must be a number; here it is {value!r}.')
+        if not 0 < value < float('inf'): raise ValueError(f'{name} must be above 0, and not infinite; here it is {value}.')
 
 def share(ends:bool=False, # may it be 0 or 1, too?
           **numbers, # values by their names
@@ -172,11 +172,31 @@ def something_to_read(text, # what was given
     "Raise `ValueError` at an empty text."
     if not text: raise ValueError('There is nothing to read: give at least one character.')
 
-# %% ../nbs/workshop/doors.ipynb #0586d8c2
+# %% ../nbs/workshop/doors.ipynb #a337ac93
+def settings_known(given, # settings by their names
+                   known, # the names that there are
+                  )->None:
+    "Raise `TypeError` at a name that isn't known; it tells the one most like it."
+    for name in given:
+        if name in known: continue
+        alike = get_close_matches(name, known, 1)
+        raise TypeError(f"There is no setting {name!r}; " + (f'did you mean {alike[0]!r}?' if alike else f"there are {', '.join(known)}."))
+
+def listeners(hooks, # what was given to `train`
+             )->list: # the same
+    "Raise `TypeError` at what is no list of objects with moments as functions, see chapter 03."
+    if not isinstance(hooks, (list, tuple)):
+        name = hooks.__name__ if isinstance(hooks, type) else type(hooks).__name__
+        raise TypeError(f'hooks must be a list, such as [{name}(...)]; here it is {hooks!r}.')
+    for hook in hooks:
+        if isinstance(hook, type): raise TypeError(f'A hook is an object, not a class: write {hook.__name__}(...) instead of {hook.__name__}.')
+    return list(hooks)
+
+# %% ../nbs/workshop/doors.ipynb #a8a3e7d8
 def finite(loss:float, # of the last step
            best:float|None=None, # the best held-out loss so far, if there is one
           )->None:
     "Raise `FloatingPointError` at a loss that is infinite or no number."
     if np.isfinite(loss): return
     kept = '' if best is None else f'; the best weights, with a held-out loss of {best:.3f}, are kept'
-    raise FloatingPointError(f'The loss became {loss}. Start again with a lower lr{kept}.')
+    raise FloatingPointError(f'The loss became {loss}. Start again with a lower lr{kept or " and a fresh network"}.')

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['visible', 'fonts_for', 'show_batches', 'show_ngrams', 'show_squashers', 'show_toy', 'show_ladder', 'show_unit',
-           'show_way_back', 'show_curves', 'plot_losses', 'show_chances', 'show_words', 'show_surprise', 'check']
+           'show_way_back', 'show_curves', 'show_rounding', 'plot_losses', 'show_chances', 'show_words',
+           'show_surprise', 'check']
 
 # %% ../nbs/workshop/drawing.ipynb #17f80f28
 import warnings
@@ -164,7 +165,7 @@ def show_way_back()->plt.Figure: # the picture
     arrow(lstm, (5.87, 1.1), (7.1, 1.1))
     return fig
 
-# %% ../nbs/workshop/drawing.ipynb #cfaaa9fc
+# %% ../nbs/workshop/drawing.ipynb #0d30f3e1
 def show_curves(curves:dict, # names and lists of losses, one for each step
                 window:int=20, # steps to average over
                )->plt.Axes: # the picture
@@ -175,6 +176,20 @@ def show_curves(curves:dict, # names and lists of losses, one for each step
         ax.plot(np.arange(window, len(losses) + 1), smooth, style, lw=2, label=name)
     ax.set(xlabel='steps', ylabel='loss (nats per character)', ylim=(None, min(6, ax.get_ylim()[1]))); ax.grid(alpha=.4); ax.legend()
     return ax
+
+def show_rounding(matrices:dict, # names, and 2 x 2 matrices
+                 )->plt.Figure: # the picture
+    "What each matrix makes of a circle, and of two arrows in it."
+    fig, axes = plt.subplots(1, len(matrices), figsize=(7.2, 2.1), sharex=True, sharey=True, layout='constrained')
+    angles = np.linspace(0, 2 * np.pi, 101)
+    for ax, matrix, name in zip(axes, map(np.asarray, matrices.values()), matrices):
+        circle = np.array([np.cos(angles), np.sin(angles)])
+        ax.plot(*circle, c='0.6', ls=':')
+        ax.plot(*(matrix @ circle), 'C0', lw=2)
+        for arrow, colour in zip(np.linalg.svd(matrix)[2], ('C1', 'C4')):
+            ax.annotate('', matrix @ arrow, (0, 0), arrowprops=dict(arrowstyle='->', color=colour, lw=2, shrinkA=0, shrinkB=0))
+        ax.set_title(name, fontsize=11); ax.set_aspect('equal'); ax.set(xticks=[], yticks=[])
+    return fig
 
 def plot_losses(history, # a `History` of chapter 03
                 baselines:dict|None=None, # names and losses to draw as level lines, such as {'best n-gram': 1.4}

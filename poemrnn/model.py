@@ -37,7 +37,7 @@ class LSTMCell(nn.Module):
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         return o.sigmoid() * c.tanh(), c
 
-# %% ../nbs/02_model.ipynb #cec17cf2
+# %% ../nbs/02_model.ipynb #b7c0c090
 class CharRNN(nn.Module):
     "An LSTM that reads characters and scores which comes next. Raises `ValueError` at sizes out of range."
     def __init__(self,

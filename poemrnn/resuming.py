@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['resume_training']
 
-# %% ../nbs/workshop/resuming.ipynb #9eea5774
+# %% ../nbs/workshop/resuming.ipynb #c29bc7a8
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from .hooks import _fingerprint, _place, Keep, Patience, Progress
+from .doors import settings_known
+from .hooks import _fingerprint, _place, Keep, Patience, Progress, Threads
 from .keeping import load
 from .preparing import two_parts
 from .train import Training
 
-# %% ../nbs/workshop/resuming.ipynb #5b44dcd7
+# %% ../nbs/workshop/resuming.ipynb #6796992f
 def resume_training(path:str|Path, # the file that `Keep` was given
                     data:np.ndarray|tuple, # the same data as then
                     hooks=(), # further hooks, see `train`; `Keep`, `Patience` and `Progress` are there already
@@ -31,12 +32,13 @@ def resume_training(path:str|Path, # the file that `Keep` was given
     if 'last' not in saved:
         raise ValueError(f"'{path}' holds no unfinished training, so there is nothing to resume.")
     settings, n_processes = saved['settings'], len(saved['last']['processes'])
-    if 'starts' in settings:
-        raise ValueError(f"'{path}' was begun by an earlier version, which read the text in another order. "
+    if 'threads' not in settings:
+        raise ValueError(f"'{path}' was begun by an earlier version, which learned in another way. "
                          'Begin a new training with this network instead (in the command: --init).')
     begun = settings | {k: getattr(net, k) for k in ('n_hidden', 'n_layers', 'drop_prob')}
+    settings_known(given, begun)
     for k, v in given.items():
-        if begun.get(k, v) != v:
+        if begun[k] != v:
             raise ValueError(f"'{path}' was begun with {k} {begun[k]}, not {v}. Leave {k} out to go on.")
     try: same = _fingerprint(data := two_parts(net, data, val_frac)) == settings['text']
     except ValueError: same = False
@@ -47,8 +49,8 @@ def resume_training(path:str|Path, # the file that `Keep` was given
     if n_processes != _place()[1]:
         raise ValueError(f"'{path}' was begun with {n_processes} process(es); go on with as many.")
     keep, patience = Keep(path, settings['save_every']), settings['patience']
-    settings = {k: settings[k] for k in ('epochs', 'batch_size', 'seq_length', 'lr', 'clip', 'bf16')}
-    training = Training(net, data, settings, [*hooks, Progress(), *([Patience(patience)] if patience else []), keep])
+    settings = {k: settings[k] for k in ('epochs', 'batch_size', 'seq_length', 'lr', 'clip', 'bf16', 'threads')}
+    training = Training(net, data, settings, [*hooks, Threads(), Progress(), *([Patience(patience)] if patience else []), keep])
     keep.restore(training, saved)
     if not _place()[0]:
         print(f'Going on after {len(training.history.running):,} of {training.n_steps:,} steps')

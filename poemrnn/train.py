@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['to_tensors', 'loss_on', 'learn', 'evaluate', 'rate', 'History', 'Training', 'train']
 
-# %% ../nbs/03_train.ipynb #625ee8e4
+# %% ../nbs/03_train.ipynb #d7b91e2e
 import math, time
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -19,10 +19,11 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
 from .batches import get_batches
-from .doors import enough_to_guess, positive, whole_number
-from .engine import best_device, faster_in_bf16, glimpse, InBf16
+from .doors import enough_to_guess, listeners, positive, whole_number
+from .engine import best_device, glimpse, InBf16, quickest
 from .model import CharRNN
-from .hooks import Progress
+from .muon import Muon, rounded
+from .hooks import Progress, Threads
 from .preparing import read_through, two_parts
 
 # %% ../nbs/03_train.ipynb #5b009710
@@ -112,21 +113,20 @@ def examine(self:History,
         self.best = e
         self.best_weights = {k: v.to('cpu', copy=True) for k, v in self.net.state_dict().items()}
 
-# %% ../nbs/03_train.ipynb #90ef49fd
+# %% ../nbs/03_train.ipynb #2175388a
 class Training:
     "A training under way: a network, where it stands in the text, and the `hooks` that are told how it goes."
     def __init__(self,
                  net:CharRNN, # learns in place
                  data:tuple, # encoded training text and held-out text
-                 settings:dict, # epochs, batch_size, seq_length, lr, clip and bf16, see `train`
+                 settings:dict, # epochs, batch_size, seq_length, lr, clip, bf16 and threads, see `train`
                  hooks:Iterable=(), # objects with functions named after moments
                 ):
         self.net, self.data, self.settings, self.hooks = net.to(best_device()), data[0], settings, hooks
         self.model, self.history = InBf16(net) if settings['bf16'] else net, History(net, *data)
         self.epoch, self.window, self.hidden, self.enough, self.silent = 0, 0, None, False, False
         self.n_steps = settings['epochs'] * sum(1 for _ in self.batches())
-        self.opt = torch.optim.AdamW(net.parameters(), settings['lr'], betas=(.9, .99), weight_decay=.05,
-                                     fused=True)  # all weights in one go: faster
+        self.opt = Muon(net, settings['lr'], settings['bf16'])
         self.schedule = LambdaLR(self.opt, partial(rate, n_steps=self.n_steps))
     def batches(self):
         return get_batches(self.data, self.settings['batch_size'], self.settings['seq_length'])
@@ -155,7 +155,7 @@ def run(self:Training)->History: # losses and samples; `.plot()` draws them
         self.net.eval(); self.tell('after')
     return h
 
-# %% ../nbs/03_train.ipynb #1929cacc
+# %% ../nbs/03_train.ipynb #2c915ade
 def train(net:CharRNN, # learns in place; ends with its best weights, dropout off, on the best device
           data:np.ndarray|tuple, # (n,) encoded text, its end is held out; or a pair (training, held-out)
           epochs:int=10, # times through the training text
@@ -166,12 +166,13 @@ def train(net:CharRNN, # learns in place; ends with its best weights, dropout of
           val_frac:float=0.1, # share of `data` to hold out where it is one text
           print_every:int=10, # steps between two updates of the loss beside the progress bar
           bf16:bool|None=None, # compute in bfloat16? None where it is faster
+         threads:int|None=None, # of the processor; None for as many as are fastest just now
           hooks:Iterable=(), # who else wants to know, see `Training`
          )->History: # losses and samples; `.plot()` draws them
     "Teach `net` to guess what comes next in `data`. Raises `ValueError` at data or settings that don't fit."
     whole_number(1, epochs=epochs, batch_size=batch_size, seq_length=seq_length, print_every=print_every)
     positive(lr=lr, clip=clip)
-    if bf16 is None: bf16 = faster_in_bf16(best_device())
-    settings = dict(epochs=int(epochs), batch_size=int(batch_size), seq_length=int(seq_length),
-                    lr=float(lr), clip=float(clip), bf16=bf16)
-    return Training(net, two_parts(net, data, val_frac), settings, [*hooks, Progress(print_every)]).run()
+    data, hooks = two_parts(net, data, val_frac), [*listeners(hooks), Threads(), Progress(print_every)]
+    settings = dict(epochs=int(epochs), batch_size=int(batch_size), seq_length=int(seq_length), lr=float(lr),
+                    clip=float(clip), **quickest(net, batch_size, seq_length, bf16, threads))
+    return Training(net, data, settings, hooks).run()
