@@ -29,7 +29,7 @@ def plain_errors():
         sys.exit('There is not enough memory for this. Choose a smaller n_hidden, batch_size or seq_length.')
     except KeyboardInterrupt: sys.exit('Stopped.')
 
-# %% ../nbs/workshop/commands.ipynb #ffdc3003
+# %% ../nbs/workshop/commands.ipynb #c9761502
 def _keep_old(path, number): # number: of this process
     path = Path(path)
     if path.exists() and not number:
@@ -37,11 +37,12 @@ def _keep_old(path, number): # number: of this process
         shutil.copy2(path, old)
         print(f'The network that is in {path} will be replaced; a copy is in {old}.')
 
-def _suited(known, given): # settings for going on with the network `known`
-    fixed = dict(n_hidden=known.n_hidden, n_layers=known.n_layers)
-    for k, v in fixed.items():
-        if given.get(k, v) != v: raise ValueError(f'The network to begin with has {k} {v}. Leave {k} out.')
-    return dict(lr=.002) | given | fixed
+def _known(poems, val_text, init, given): # the network to begin with
+    from poemrnn.checkup import head_start
+    from poemrnn.keeping import load, pretrained
+    if init == 'pretrained': return pretrained()
+    if init: return None if init == 'random' else load(init)
+    return None if 'n_hidden' in given or 'n_layers' in given else head_start(poems, val_text)
 
 def _train(src, out, val, column, encoding, min_count, seed, init, resume, given):
     "What `poemrnn_train` does."
@@ -60,14 +61,13 @@ def _train(src, out, val, column, encoding, min_count, seed, init, resume, given
         if not resume: check_out(out)
         poems = load_poems(src, column, encoding) if src else load_poems(anthology)
         val_text = val and load_text(val, column, encoding)
-        begin = out if resume else anthology.with_suffix('.net') if init == 'pretrained' else init
-        known = begin and load(begin)
+        known = load(out) if resume else _known(poems, val_text, init or (None if src else 'random'), given)
         vocab, data = prepare(poems, val_text, known.chars if known else (), min_count)
         counting = ngram_losses(data[0][-2_000_000:], data[1][:500_000], len(vocab))  # of a long text, parts
         if resume: net, history = resume_training(out, data, hooks, **given)
         else:
             number, n_processes = _place()
-            how = checkup(poems, val_text, min_count, n_processes, **(_suited(known, given) if known else given))
+            how = checkup(poems, val_text, min_count, n_processes, known, **given)
             _keep_old(out, number)
             torch.manual_seed(seed % 2**64)
             *size, patience = [how.pop(k) for k in ('n_hidden', 'n_layers', 'drop_prob', 'patience')]
@@ -75,7 +75,7 @@ def _train(src, out, val, column, encoding, min_count, seed, init, resume, given
             history = train(net, data, **how, hooks=[*hooks, Patience(patience), Keep(out)])
         print(f'{scoreboard(history, counting)}\nThe network is in {out}. Now try: poemrnn_sample --net {out}')
 
-# %% ../nbs/workshop/commands.ipynb #cf029fde
+# %% ../nbs/workshop/commands.ipynb #c7acdaea
 @call_parse
 def poemrnn_train(
     src:Param('a text of poems, two blank lines between them; a folder of .txt files, a poem each; a .csv, .tsv, .json '
@@ -95,7 +95,7 @@ def poemrnn_train(
     drop_prob:float=None, # dropout, from 0 to 1
     patience:int=None, # stop after so many epochs without a better one
     seed:int=42, # the same seed gives the same network on the same machine and in the same number format
-    init:str=None, # a network to begin with, a file or the word pretrained; random weights if left out
+    init:str=None, # a network to begin with: a file, or the word pretrained, or random; the better of these two if left out
     resume:store_true=False, # go on with the interrupted training in the file `out`
 ):
     "Train a network on poems. Ctrl-C stops early and keeps what was learned; --resume goes on."

@@ -165,7 +165,7 @@ def show_way_back()->plt.Figure: # the picture
     arrow(lstm, (5.87, 1.1), (7.1, 1.1))
     return fig
 
-# %% ../nbs/workshop/drawing.ipynb #0d30f3e1
+# %% ../nbs/workshop/drawing.ipynb #88e94507
 def show_curves(curves:dict, # names and lists of losses, one for each step
                 window:int=20, # steps to average over
                )->plt.Axes: # the picture
@@ -180,7 +180,7 @@ def show_curves(curves:dict, # names and lists of losses, one for each step
 def show_rounding(matrices:dict, # names, and 2 x 2 matrices
                  )->plt.Figure: # the picture
     "What each matrix makes of a circle, and of two arrows in it."
-    fig, axes = plt.subplots(1, len(matrices), figsize=(7.2, 2.1), sharex=True, sharey=True, layout='constrained')
+    fig, axes = plt.subplots(1, len(matrices), figsize=(2.3 * len(matrices), 2.3), sharex=True, sharey=True, layout='constrained')
     angles = np.linspace(0, 2 * np.pi, 101)
     for ax, matrix, name in zip(axes, map(np.asarray, matrices.values()), matrices):
         circle = np.array([np.cos(angles), np.sin(angles)])

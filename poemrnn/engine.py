@@ -146,13 +146,13 @@ def best_device()->torch.device: # `cuda` where PyTorch has it, else the process
     "Where to compute."
     return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 
-# %% ../nbs/workshop/fast.ipynb #b59681a5
-def _sigmoid(x): # (1 + tanh(x/2)) / 2, in place
-    x *= .5; np.tanh(x, out=x); x *= .5; x += .5
-    return x
+# %% ../nbs/workshop/fast.ipynb #569a47c3
+def _arranged(blocks): # of rows for i, f, g and o, those of the three gates first, halved, and those of g last
+    i, f, g, o = blocks.chunk(4)
+    return torch.cat([i / 2, f / 2, o / 2, g])
 
 def _times(weight, h): # (b, a), (a, n) -> (b, n) float32
-    if weight.dtype == torch.float32 and h.shape[1] == 1: return weight.numpy() @ h
+    if isinstance(weight, np.ndarray): return weight @ h
     return (weight @ torch.from_numpy(h).to(weight.dtype)).float().numpy()
 
 class Engine:
@@ -165,20 +165,21 @@ class Engine:
                 ):
         w = {name: p.detach().float().cpu() for name, p in net.named_parameters()}
         self.net, self.n_hidden, self.rows = net, net.n_hidden, np.arange(n) # `rows`: the numbers of the texts
-        kind, self.layers = torch.bfloat16 if bf16 else torch.float32, []
+        def ready(weight): return weight.bfloat16() if bf16 else weight if n > 1 else weight.numpy()
+        self.layers = []
         for k in range(net.n_layers):
             w_ih, w_hh, b_ih, b_hh = (w[f'lstm.{part}_l{k}'] for part in ('weight_ih', 'weight_hh', 'bias_ih', 'bias_hh'))
-            bias = (b_ih + b_hh)[:, None]
+            bias = _arranged((b_ih + b_hh)[:, None])
             if k == 0:
                 if net.embedding: w_ih = w_ih @ w['embedding.weight'].T
-                self.table = (w_ih + bias).numpy()                                   # (4*H, n_chars)
-            weight = w_hh if k == 0 else torch.cat([w_ih, w_hh], 1)                  # (4*H, H) or (4*H, 2*H)
-            self.layers.append((weight.to(kind), bias.numpy()))
-        self.fc = w['fc.weight'].to(kind), w['fc.bias'][:, None].numpy()
+                self.table = (_arranged(w_ih) + bias).numpy()                        # (4*H, n_chars)
+            weight = _arranged(w_hh if k == 0 else torch.cat([w_ih, w_hh], 1))       # (4*H, H) or (4*H, 2*H)
+            self.layers.append((ready(weight), bias.numpy()))
+        self.fc = ready(w['fc.weight']), w['fc.bias'][:, None].numpy()
         h, self.c = (s.float().cpu().numpy().repeat(n, axis=1).swapaxes(1, 2).copy() for s in hidden)  # (n_layers, H, n)
         self.h = h.reshape(-1, n)                                                    # (n_layers*H, n)
 
-# %% ../nbs/workshop/fast.ipynb #82553b56
+# %% ../nbs/workshop/fast.ipynb #0d436eee
 @patch
 def step(self:Engine,
          ids:np.ndarray, # (n,) integers, a character for each text
@@ -188,9 +189,12 @@ def step(self:Engine,
     for k, (weight, bias) in enumerate(self.layers):
         z = _times(weight, self.h[max(0, k-1)*H:(k+1)*H])                        # (4*H, n)
         z += bias if k else self.table.take(ids, axis=1)
-        (i, f), g, o = _sigmoid(z[:2*H]).reshape(2, H, -1), np.tanh(z[2*H:3*H]), _sigmoid(z[3*H:])
-        self.c[k] = f * self.c[k] + i * g
-        self.h[k*H:(k+1)*H] = o * np.tanh(self.c[k])
+        np.tanh(z, out=z)
+        gates, c = z[:3*H], self.c[k]
+        gates *= .5; gates += .5                                                 # the sigmoid of twice as much
+        i, f, o, g = z.reshape(4, H, -1)
+        c *= f; i *= g; c += i                                                   # in place, as all of this
+        np.multiply(o, np.tanh(c), out=self.h[k*H:(k+1)*H])
     self.scores = legible(self.net, (_times(self.fc[0], self.h[-H:]) + self.fc[1]).T)
     return self.scores
 

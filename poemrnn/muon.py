@@ -20,22 +20,23 @@ def rounded(step:torch.Tensor, # (n, m), n at least m
         m = 3.4445 * m + m @ (-4.775 * square + 2.0315 * square @ square)
     return m
 
-# %% ../nbs/workshop/muon.ipynb #45279b66
+# %% ../nbs/workshop/muon.ipynb #2596dcff
 class Muon(torch.optim.AdamW):
-    "AdamW; but for the recurrent matrices, steps that treat all directions alike (Jordan, 2024)."
+    "AdamW; but for the matrices that read a state, steps that treat all directions alike (Jordan, 2024)."
     def __init__(self,
                  net:nn.Module, # a `CharRNN`: its weights are changed
                  lr:float, # learning rate, for all of them
                  bf16:bool=False, # round in bfloat16? Only where that is faster
                 ):
-        groups = [{'params': [p for name, p in net.named_parameters() if ('weight_hh' in name) == recurrent]}
-                  for recurrent in (False, True)]
+        def reads_a_state(name): return name.startswith('lstm.weight') and name != 'lstm.weight_ih_l0'
+        groups = [{'params': [p for name, p in net.named_parameters() if reads_a_state(name) == wanted]}
+                  for wanted in (False, True)]
         super().__init__(groups, lr, betas=(.9, .99), weight_decay=.05, fused=True)
         self.bf16 = bf16
     @torch.no_grad()
     def step(self):
-        lr, recurrent = self.param_groups[1]['lr'], self.param_groups[1]['params']
-        for p in recurrent:
+        lr = self.param_groups[1]['lr']
+        for p in self.param_groups[1]['params']:
             if not self.state[p]: self.state[p] = dict(step=torch.tensor(0.), mean=torch.zeros_like(p))
             mean = self.state[p]['mean'].lerp_(p.grad, .05)   # over about twenty steps
             step = p.grad.lerp(mean, .95)                     # the newest counts a little more
