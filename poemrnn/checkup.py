@@ -21,19 +21,19 @@ from .preparing import prepare
 from .muon import Muon
 from .train import evaluate, learn, to_tensors
 
-# %% ../nbs/workshop/checkup.ipynb #61b66cf8
+# %% ../nbs/workshop/checkup.ipynb #f0471190
 def settings_for(n_chars:int, # characters to learn from
                  known:CharRNN|None=None, # the network to begin with; None for random weights
                 )->dict: # settings of `CharRNN`, `train` and `Patience`
     "Settings for at most some three minutes of learning on two cores; more only where one epoch takes longer."
-    n_hidden = 128 if n_chars < 60_000 else 256 if n_chars < 600_000 else 384
     epochs = min(100, max(1, round(9e6 / n_chars)))
-    how = dict(n_hidden=n_hidden, n_layers=1, drop_prob=.5 if n_chars < 600_000 else 0.,
+    how = dict(n_hidden=128 if n_chars < 60_000 else 256, n_layers=1 if n_chars < 600_000 else 2,
+               drop_prob=.5 if n_chars < 600_000 else 0.,
                epochs=epochs, batch_size=min(32, max(1, n_chars // 2000)), seq_length=64,
                lr=.008, clip=1., patience=max(5, epochs // 5))
     if known:  # it spells already: fewer epochs, and shorter steps, or that is soon forgotten
-        how |= dict(n_hidden=known.n_hidden, n_layers=known.n_layers, lr=.002, drop_prob=.5,
-                    epochs=min(12, max(1, round(3e6 / n_chars))), patience=3)
+        how |= dict(n_hidden=known.n_hidden, n_layers=known.n_layers, lr=.004, drop_prob=.5,
+                    epochs=min(8, max(1, round(3e6 / n_chars))), patience=3)
     return how
 
 # %% ../nbs/workshop/checkup.ipynb #dec75a56
@@ -62,7 +62,7 @@ def head_start(poems:list|str, # poems, or one text
     loss = evaluate(extended(net, vocab.chars, 0.), train_data[:10_000])
     return net if loss < ngram_losses(train_data, val_data, len(vocab), 2)[2] else None
 
-# %% ../nbs/workshop/checkup.ipynb #2c39eeb0
+# %% ../nbs/workshop/checkup.ipynb #ded70697
 def _seconds(vocab, data, how, n_batches, n_processes=1):
     "About how long training takes on this machine, the number of threads that are best for it, and the number of weights."
     with torch.random.fork_rng():
@@ -108,7 +108,8 @@ def checkup(poems:list|str, # poems, or one text
           f"characters  {len(train_data):,} to learn from, {len(val_data):,} held out",
           f"distinct    {len(vocab):,}; fewer than 10 times: {' '.join(rare[:25]) or 'none'}"
           + f' and {len(rare) - 25:,} others' * (len(rare) > 25),
-          f"network     {how['n_layers']} x {how['n_hidden']}, {n_weights:,} weights, dropout {how['drop_prob']:g}" + ', beginning with what a network knows' * bool(known),
+          f"network     {how['n_layers']} x {how['n_hidden']}, {n_weights:,} weights, dropout {how['drop_prob']:g}"
+          + ', with what it knows already (--init random: from nothing)' * bool(known),
           f"batches     {n_batches:,} an epoch, each {how['batch_size']} rows x {how['seq_length']} characters",
           f"learning    {how['epochs']} epochs, rate up to {how['lr']:g}, clip {how['clip']:g}, patience {how['patience']}",
           f"time        {f'{seconds / 60:.0f} minutes' if seconds > 100 else f'{seconds:.0f} seconds'} or so, with {how['threads']} of {torch.get_num_threads()} threads",

@@ -165,7 +165,7 @@ def show_way_back()->plt.Figure: # the picture
     arrow(lstm, (5.87, 1.1), (7.1, 1.1))
     return fig
 
-# %% ../nbs/workshop/drawing.ipynb #88e94507
+# %% ../nbs/workshop/drawing.ipynb #5c89d561
 def show_curves(curves:dict, # names and lists of losses, one for each step
                 window:int=20, # steps to average over
                )->plt.Axes: # the picture
@@ -174,7 +174,7 @@ def show_curves(curves:dict, # names and lists of losses, one for each step
     for (name, losses), style in zip(curves.items(), ('C1--', 'C0-', 'C4-.', 'C3:')):
         smooth = np.convolve(losses, np.ones(window) / window, 'valid')
         ax.plot(np.arange(window, len(losses) + 1), smooth, style, lw=2, label=name)
-    ax.set(xlabel='steps', ylabel='loss (nats per character)', ylim=(None, min(6, ax.get_ylim()[1]))); ax.grid(alpha=.4); ax.legend()
+    ax.set(xlabel='steps', ylabel='loss (nats per character)', ylim=(min(map(min, curves.values())) - .3, 6)); ax.grid(alpha=.4); ax.legend()
     return ax
 
 def show_rounding(matrices:dict, # names, and 2 x 2 matrices
@@ -205,7 +205,7 @@ def plot_losses(history, # a `History` of chapter 03
     ax.plot(epochs, [e['val'] for e in history.epochs], 'o-', color='C0', ms=4, label='held-out poems')
     for name, loss in (baselines or {}).items():
         ax.axhline(loss, color='C3', lw=1, ls=':')
-        right = loss > history.epochs[0]['val']  # below the curve there is room on the left
+        right = loss > history.epochs[-1]['val'] + .3  # where the curve is far below; on the left it is above
         ax.annotate(f'{name} {loss:.2f}', (right, loss), (4 - 8 * right, -3), ha='right' if right else 'left', va='top',
                     color='C3', xycoords=('axes fraction', 'data'), textcoords='offset points')
     lowest = min([min(e['train'], e['val']) for e in history.epochs] + [*(baselines or {}).values()])

@@ -85,7 +85,7 @@ def rate(step:int, # steps done
     "The full rate until half-time, then down in a straight line to 0."
     return min(1, 2 - 2 * step / n_steps)
 
-# %% ../nbs/03_train.ipynb #06180e08
+# %% ../nbs/03_train.ipynb #1a69d2f2
 class History:
     "What happened in a training: losses, samples, and the best weights."
     def __init__(self,
@@ -100,7 +100,6 @@ class History:
         from poemrnn.drawing import plot_losses  # here, so that nobody needs Matplotlib who draws nothing
         return plot_losses(self, baselines)
 
-# %% ../nbs/03_train.ipynb #585ec512
 @patch
 def examine(self:History,
             epoch:float, # epochs done
@@ -155,7 +154,7 @@ def run(self:Training)->History: # losses and samples; `.plot()` draws them
         self.net.eval(); self.tell('after')
     return h
 
-# %% ../nbs/03_train.ipynb #2c915ade
+# %% ../nbs/03_train.ipynb #640d7f99
 def train(net:CharRNN, # learns in place; ends with its best weights, dropout off, on the best device
           data:np.ndarray|tuple, # (n,) encoded text, its end is held out; or a pair (training, held-out)
           epochs:int=10, # times through the training text
@@ -166,7 +165,7 @@ def train(net:CharRNN, # learns in place; ends with its best weights, dropout of
           val_frac:float=0.1, # share of `data` to hold out where it is one text
           print_every:int=10, # steps between two updates of the loss beside the progress bar
           bf16:bool|None=None, # compute in bfloat16? None where it is faster
-         threads:int|None=None, # of the processor; None for as many as are fastest just now
+          threads:int|None=None, # of the processor; None for as many as are fastest just now
           hooks:Iterable=(), # who else wants to know, see `Training`
          )->History: # losses and samples; `.plot()` draws them
     "Teach `net` to guess what comes next in `data`. Raises `ValueError` at data or settings that don't fit."
