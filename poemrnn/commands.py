@@ -29,7 +29,7 @@ def plain_errors():
         sys.exit('There is not enough memory for this. Choose a smaller n_hidden, batch_size or seq_length.')
     except KeyboardInterrupt: sys.exit('Stopped.')
 
-# %% ../nbs/workshop/commands.ipynb #c9761502
+# %% ../nbs/workshop/commands.ipynb #1ea635a0
 def _keep_old(path, number): # number: of this process
     path = Path(path)
     if path.exists() and not number:
@@ -63,7 +63,7 @@ def _train(src, out, val, column, encoding, min_count, seed, init, resume, given
         val_text = val and load_text(val, column, encoding)
         known = load(out) if resume else _known(poems, val_text, init or (None if src else 'random'), given)
         vocab, data = prepare(poems, val_text, known.chars if known else (), min_count)
-        counting = ngram_losses(data[0][-2_000_000:], data[1][:500_000], len(vocab))  # of a long text, parts
+        counting = ngram_losses(data[0][-4_000_000:], data[1][:500_000], len(vocab))  # of a long text, parts
         if resume: net, history = resume_training(out, data, hooks, **given)
         else:
             number, n_processes = _place()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['to_tensors', 'loss_on', 'learn', 'evaluate', 'rate', 'History', 'Training', 'train']
 
-# %% ../nbs/03_train.ipynb #d7b91e2e
+# %% ../nbs/03_train.ipynb #a420a360
 import math, time
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -112,7 +112,7 @@ def examine(self:History,
         self.best = e
         self.best_weights = {k: v.to('cpu', copy=True) for k, v in self.net.state_dict().items()}
 
-# %% ../nbs/03_train.ipynb #2175388a
+# %% ../nbs/03_train.ipynb #1aa34a0b
 class Training:
     "A training under way: a network, where it stands in the text, and the `hooks` that are told how it goes."
     def __init__(self,
@@ -129,10 +129,12 @@ class Training:
         self.schedule = LambdaLR(self.opt, partial(rate, n_steps=self.n_steps))
     def batches(self):
         return get_batches(self.data, self.settings['batch_size'], self.settings['seq_length'])
+    def done(self): # epochs, the step included that is under way
+        return (len(self.history.running) + 1) * self.settings['epochs'] / self.n_steps
     def tell(self, moment):
         for hook in self.hooks: getattr(hook, moment, lambda training: None)(self)
 
-# %% ../nbs/03_train.ipynb #2e063b4a
+# %% ../nbs/03_train.ipynb #670da5fe
 @patch
 def run(self:Training)->History: # losses and samples; `.plot()` draws them
     "Learn to the end, or until something ends it; the network is left with its best weights, dropout off."
@@ -143,7 +145,7 @@ def run(self:Training)->History: # losses and samples; `.plot()` draws them
             left = to_tensors(islice(self.batches(), self.window, None), best_device())
             for loss, self.hidden in learn(self.model, left, self.opt, self.schedule, s['clip'], self.hidden):
                 self.window += 1
-                h.running.append(((len(h.running) + 1) * s['epochs'] / self.n_steps, loss))
+                h.running.append((self.done(), loss))
                 self.tell('after_step')
             self.epoch, self.window, self.hidden = self.epoch + 1, 0, None
             h.examine(self.epoch)
