@@ -59,7 +59,7 @@ class CharRNN(nn.Module):
         self.dropout = nn.Dropout(drop_prob)  # only holds the share; `read` does the dropping
         self.fc = nn.Linear(n_hidden, len(self.chars))
 
-# %% ../nbs/02_model.ipynb #c6ab4a0c
+# %% ../nbs/02_model.ipynb #250749d7
 @patch
 def forward(self:CharRNN,
             x:torch.Tensor, # integers (batch, seq), or one-hot (batch, seq, n_chars)
@@ -69,10 +69,11 @@ def forward(self:CharRNN,
     if self.embedding: x = x @ self.embedding.weight if x.is_floating_point() else self.embedding(x.long())
     elif not x.is_floating_point(): x = F.one_hot(x.long(), len(self.chars)).to(self.fc.weight)
     three_axes(x)
-    share = self.drop_prob if self.training else 0
-    out, hidden = read(self.lstm, x, hidden, share)  # out: (batch, seq, n_hidden)
+    dropped = self.drop_prob if self.training else 0
+    out, hidden = read(self.lstm, x, hidden, dropped)  # out: (batch, seq, n_hidden)
     return self.fc(out).flatten(0, 1), hidden
 
+# %% ../nbs/02_model.ipynb #c1d291ac
 @patch
 def init_hidden(self:CharRNN,
                 batch_size:int, # number of rows

@@ -26,13 +26,14 @@ from .muon import Muon, rounded
 from .hooks import Progress, Threads
 from .preparing import read_through, two_parts
 
-# %% ../nbs/03_train.ipynb #5b009710
+# %% ../nbs/03_train.ipynb #02d5516c
 def to_tensors(batches:Iterable, # pairs (x, y) from `get_batches`
                device:torch.device|str='cpu', # where the network is
               )->Iterator: # the pairs as int64 tensors
     "Batches as tensors, one pair at a time."
     return (tuple(torch.from_numpy(a.astype(np.int64)).to(device) for a in pair) for pair in batches)
 
+# %% ../nbs/03_train.ipynb #cc4d05f9
 def loss_on(net:nn.Module, # a `CharRNN`, or what stands for it
             x:torch.Tensor, # (batch, seq) integers read
             y:torch.Tensor, # (batch, seq) integers that came next
@@ -62,7 +63,7 @@ def learn(net:nn.Module, # learns in place: a `CharRNN`, or what stands for it
         if schedule: schedule.step()
         yield loss.item(), hidden
 
-# %% ../nbs/03_train.ipynb #e1008bdb
+# %% ../nbs/03_train.ipynb #61e362d6
 @torch.no_grad()
 def evaluate(net:CharRNN, # left in the mode, training or not, in which it comes
              data:np.ndarray, # (n,) encoded text, at least 2 characters
@@ -70,7 +71,8 @@ def evaluate(net:CharRNN, # left in the mode, training or not, in which it comes
             )->float: # mean loss in nats per character, over all of `data` but the first character
     "How surprised `net` is by `data`, without dropout. Raises `ValueError` where there is nothing to guess."
     enough_to_guess(data)
-    was_training, rows, hidden, total = net.training, min(batch_size, max(1, len(data) // 1000)), None, 0.
+    was_training, hidden, total = net.training, None, 0.
+    rows = min(batch_size, max(1, len(data) // 1000))
     net.eval()
     for x, y in to_tensors(read_through(data, rows), net.fc.weight.device):
         loss, hidden = loss_on(net, x, y, hidden)
@@ -156,7 +158,7 @@ def run(self:Training)->History: # losses and samples; `.plot()` draws them
         self.net.eval(); self.tell('after')
     return h
 
-# %% ../nbs/03_train.ipynb #640d7f99
+# %% ../nbs/03_train.ipynb #014a1a71
 def train(net:CharRNN, # learns in place; ends with its best weights, dropout off, on the best device
           data:np.ndarray|tuple, # (n,) encoded text, its end is held out; or a pair (training, held-out)
           epochs:int=10, # times through the training text
