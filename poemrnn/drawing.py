@@ -165,7 +165,7 @@ def show_way_back()->plt.Figure: # the picture
     arrow(lstm, (5.87, 1.1), (7.1, 1.1))
     return fig
 
-# %% ../nbs/workshop/drawing.ipynb #5c89d561
+# %% ../nbs/workshop/drawing.ipynb #ecc0d998
 def show_curves(curves:dict, # names and lists of losses, one for each step
                 window:int=20, # steps to average over
                )->plt.Axes: # the picture
@@ -179,14 +179,14 @@ def show_curves(curves:dict, # names and lists of losses, one for each step
 
 def show_rounding(matrices:dict, # names, and 2 x 2 matrices
                  )->plt.Figure: # the picture
-    "What each matrix makes of a circle, and of two arrows in it."
+    "What each matrix makes of a circle, and of the two arrows in it that the first one stretches most and least."
     fig, axes = plt.subplots(1, len(matrices), figsize=(2.3 * len(matrices), 2.3), sharex=True, sharey=True, layout='constrained')
-    angles = np.linspace(0, 2 * np.pi, 101)
+    angles, arrows = np.linspace(0, 2 * np.pi, 101), np.linalg.svd(np.asarray([*matrices.values()][0]))[2]
     for ax, matrix, name in zip(axes, map(np.asarray, matrices.values()), matrices):
         circle = np.array([np.cos(angles), np.sin(angles)])
         ax.plot(*circle, c='0.6', ls=':')
         ax.plot(*(matrix @ circle), 'C0', lw=2)
-        for arrow, colour in zip(np.linalg.svd(matrix)[2], ('C1', 'C4')):
+        for arrow, colour in zip(arrows, ('C1', 'C4')):
             ax.annotate('', matrix @ arrow, (0, 0), arrowprops=dict(arrowstyle='->', color=colour, lw=2, shrinkA=0, shrinkB=0))
         ax.set_title(name, fontsize=11); ax.set_aspect('equal'); ax.set(xticks=[], yticks=[])
     return fig
