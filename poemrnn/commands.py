@@ -29,7 +29,7 @@ def plain_errors():
         sys.exit('There is not enough memory for this. Choose a smaller n_hidden, batch_size or seq_length.')
     except KeyboardInterrupt: sys.exit('Stopped.')
 
-# %% ../nbs/workshop/commands.ipynb #1ea635a0
+# %% ../nbs/workshop/commands.ipynb #a0cd59e2
 def _keep_old(path, number): # number: of this process
     path = Path(path)
     if path.exists() and not number:
@@ -37,12 +37,12 @@ def _keep_old(path, number): # number: of this process
         shutil.copy2(path, old)
         print(f'The network that is in {path} will be replaced; a copy is in {old}.')
 
-def _known(poems, val_text, init, given): # the network to begin with
+def _known(poems, val_text, init, given, min_count): # the network to begin with
     from poemrnn.checkup import head_start
     from poemrnn.keeping import load, pretrained
     if init == 'pretrained': return pretrained()
     if init: return None if init == 'random' else load(init)
-    return None if 'n_hidden' in given or 'n_layers' in given else head_start(poems, val_text)
+    return None if 'n_hidden' in given or 'n_layers' in given or min_count > 1 else head_start(poems, val_text)
 
 def _train(src, out, val, column, encoding, min_count, seed, init, resume, given):
     "What `poemrnn_train` does."
@@ -61,7 +61,7 @@ def _train(src, out, val, column, encoding, min_count, seed, init, resume, given
         if not resume: check_out(out)
         poems = load_poems(src, column, encoding) if src else load_poems(anthology)
         val_text = val and load_text(val, column, encoding)
-        known = load(out) if resume else _known(poems, val_text, init or (None if src else 'random'), given)
+        known = load(out) if resume else _known(poems, val_text, init or (None if src else 'random'), given, min_count)
         vocab, data = prepare(poems, val_text, known.chars if known else (), min_count)
         counting = ngram_losses(data[0][-4_000_000:], data[1][:500_000], len(vocab))  # of a long text, parts
         if resume: net, history = resume_training(out, data, hooks, **given)
