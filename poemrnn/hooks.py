@@ -150,12 +150,12 @@ class Patience:
         t.enough = _gather(waited >= self.epochs)[0]  # all processes stop together
         if t.enough and not _place()[0]: tqdm.write(f"No better for {self.epochs} examinations: that is enough.")
 
-# %% ../nbs/workshop/hooks.ipynb #eb89daf9
+# %% ../nbs/workshop/hooks.ipynb #7c1aef3d
 class Together:
     "A hook that shares a training among processes; it must be the first."
     def before(self, t):
         number, n = _place()
-        if not dist.is_initialized(): raise RuntimeError('Together needs other processes; torchrun starts them, and `together` joins them.')
+        if not dist.is_initialized(): raise ValueError('Together needs other processes; torchrun starts them, and `together` joins them.')
         if t.settings['batch_size'] % n:
             raise ValueError(f"{t.settings['batch_size']} rows cannot be shared evenly among {n} processes. "
                              f'Choose a batch_size that {n} divides.')
