@@ -21,14 +21,16 @@ from .preparing import prepare
 from .muon import Muon
 from .train import evaluate, learn, to_tensors
 
-# %% ../nbs/workshop/checkup.ipynb #f0471190
+# %% ../nbs/workshop/checkup.ipynb #1ca18b14
+_plenty = 600_000 # characters: as many teach a network everything that it needs
+
 def settings_for(n_chars:int, # characters to learn from
                  known:CharRNN|None=None, # the network to begin with; None for random weights
                 )->dict: # settings of `CharRNN`, `train` and `Patience`
     "Settings for at most some three minutes of learning on two cores; more only where one epoch takes longer."
     epochs = min(100, max(1, round(9e6 / n_chars)))
-    how = dict(n_hidden=128 if n_chars < 60_000 else 256, n_layers=1 if n_chars < 600_000 else 2,
-               drop_prob=.5 if n_chars < 600_000 else 0.,
+    how = dict(n_hidden=128 if n_chars < 60_000 else 256, n_layers=1 if n_chars < _plenty else 2,
+               drop_prob=.5 if n_chars < _plenty else 0.,
                epochs=epochs, batch_size=min(32, max(1, n_chars // 2000)), seq_length=64,
                lr=.008, clip=1., patience=max(5, epochs // 5))
     if known:  # it spells already: fewer epochs, and shorter steps, or that is soon forgotten
@@ -51,12 +53,12 @@ def extended(net:CharRNN, # a trained network
     more.fc.bias[len(net.chars):] = net.fc.bias.min()
     return more
 
-# %% ../nbs/workshop/checkup.ipynb #f4e2f90b
+# %% ../nbs/workshop/checkup.ipynb #4934fd5e
 def head_start(poems:list|str, # poems, or one text
                val_text:str|None=None, # see `checkup`
               )->CharRNN|None: # the network of the package, or None
     "A network to begin with, where it guesses `poems` better than counting pairs does."
-    if sum(map(len, poems)) > 600_000: return None
+    if (len(poems) if isinstance(poems, str) else sum(map(len, poems))) > _plenty: return None
     net = pretrained()
     vocab, (train_data, val_data) = prepare(poems, val_text, net.chars)
     loss = evaluate(extended(net, vocab.chars, 0.), train_data[:10_000])

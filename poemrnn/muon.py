@@ -20,7 +20,7 @@ def rounded(step:torch.Tensor, # (n, m), n at least m
         m = 3.4445 * m + m @ (-4.775 * square + 2.0315 * square @ square)
     return m
 
-# %% ../nbs/workshop/muon.ipynb #2596dcff
+# %% ../nbs/workshop/muon.ipynb #775994b3
 class Muon(torch.optim.AdamW):
     "AdamW; but for the matrices that read a state, steps that treat all directions alike (Jordan, 2024)."
     def __init__(self,
@@ -36,8 +36,8 @@ class Muon(torch.optim.AdamW):
     @torch.no_grad()
     def step(self):
         lr = self.param_groups[1]['lr']
-        for p in self.param_groups[1]['params']:
-            if not self.state[p]: self.state[p] = dict(step=torch.tensor(0.), mean=torch.zeros_like(p))
+        for p in [p for p in self.param_groups[1]['params'] if p.grad is not None]:  # not the frozen ones
+            if not self.state[p]: self.state[p] = dict(step=torch.tensor(0.), mean=torch.zeros_like(p))  # AdamW wants a step
             mean = self.state[p]['mean'].lerp_(p.grad, .05)   # over about twenty steps
             step = p.grad.lerp(mean, .95)                     # the newest counts a little more
             p -= lr * .2 * len(p)**.5 * rounded(step.bfloat16() if self.bf16 else step)

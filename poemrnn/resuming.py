@@ -5,22 +5,22 @@
 # %% auto #0
 __all__ = ['resume_training']
 
-# %% ../nbs/workshop/resuming.ipynb #c29bc7a8
+# %% ../nbs/workshop/resuming.ipynb #5253b8e7
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from .doors import settings_known
+from .doors import listeners, settings_known
 from .hooks import _fingerprint, _place, Keep, Patience, Progress, Threads
 from .keeping import load
 from .preparing import two_parts
 from .train import Training
 
-# %% ../nbs/workshop/resuming.ipynb #6796992f
+# %% ../nbs/workshop/resuming.ipynb #b55631d0
 def resume_training(path:str|Path, # the file that `Keep` was given
                     data:np.ndarray|tuple, # the same data as then
-                    hooks=(), # further hooks, see `train`; `Keep`, `Patience` and `Progress` are there already
+                    hooks=(), # further hooks, see `train`; `Keep`, `Patience`, `Progress` and `Threads` are there already
                     val_frac:float=0.1, # as then
                     **given, # settings, where you want to make sure that they are as they were
                    )->tuple: # the network with its best weights, and the history
@@ -50,7 +50,7 @@ def resume_training(path:str|Path, # the file that `Keep` was given
         raise ValueError(f"'{path}' was begun with {n_processes} process(es); go on with as many.")
     keep, patience = Keep(path, settings['save_every']), settings['patience']
     settings = {k: settings[k] for k in ('epochs', 'batch_size', 'seq_length', 'lr', 'clip', 'bf16', 'threads')}
-    training = Training(net, data, settings, [*hooks, Threads(), Progress(), *([Patience(patience)] if patience else []), keep])
+    training = Training(net, data, settings, [*listeners(hooks), Threads(), Progress(), *([Patience(patience)] if patience else []), keep])
     keep.restore(training, saved)
     if not _place()[0]:
         print(f'Going on after {len(training.history.running):,} of {training.n_steps:,} steps')

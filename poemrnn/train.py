@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['to_tensors', 'loss_on', 'learn', 'evaluate', 'rate', 'History', 'Training', 'train']
 
-# %% ../nbs/03_train.ipynb #a420a360
+# %% ../nbs/03_train.ipynb #51e98788
 import math, time
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -22,7 +22,7 @@ from .batches import get_batches
 from .doors import enough_to_guess, listeners, positive, whole_number
 from .engine import best_device, glimpse, InBf16, quickest
 from .model import CharRNN
-from .muon import Muon, rounded
+from .muon import Muon
 from .hooks import Progress, Threads
 from .preparing import read_through, two_parts
 
