@@ -29,17 +29,18 @@ class Muon(torch.optim.AdamW):
                  bf16:bool=False, # round in bfloat16? Only where that is faster
                 ):
         def reads_a_state(name): return name.startswith('lstm.weight') and name != 'lstm.weight_ih_l0'
-        groups = [{'params': [p for name, p in net.named_parameters() if reads_a_state(name) == wanted]}
-                  for wanted in (False, True)]
-        super().__init__(groups, lr, betas=(.9, .99), weight_decay=.05, fused=True)
+        groups = [{'params': [p for name, p in net.named_parameters() if reads_a_state(name) == wanted],
+                   'weight_decay': .1 if wanted else .05} for wanted in (False, True)]
+        super().__init__(groups, lr, betas=(.9, .99), fused=True)
         self.bf16 = bf16
     @torch.no_grad()
     def step(self):
-        lr = self.param_groups[1]['lr']
-        for p in [p for p in self.param_groups[1]['params'] if p.grad is not None]:  # not the frozen ones
+        mine = self.param_groups[1]
+        lr, shrink = mine['lr'], mine['weight_decay']
+        for p in [p for p in mine['params'] if p.grad is not None]:  # not the frozen ones
             if not self.state[p]: self.state[p] = dict(step=torch.tensor(0.), mean=torch.zeros_like(p))  # AdamW wants a step
             mean = self.state[p]['mean'].lerp_(p.grad, .05)   # over about twenty steps
             step = p.grad.lerp(mean, .95)                     # the newest counts a little more
-            p -= lr * .2 * len(p)**.5 * rounded(step.bfloat16() if self.bf16 else step)
+            p -= lr * (shrink * p + .2 * len(p)**.5 * rounded(step.bfloat16() if self.bf16 else step))
             p.grad = None                                     # done; the rest is AdamW's
         super().step()
