@@ -63,7 +63,7 @@ _anywhere = set('’‘“”„«»–—…·°¡¿€£§\xa0，。！？、�
 def _usual(text, letters): # which share of the characters beyond ASCII this language uses
     text = re.sub(r'\b[^\W\d_]', lambda m: m[0].lower(), text[:50_000])  # a capital is usual where a word begins
     foreign = [c for c in text if c > '\x7f' and c not in _anywhere]
-    often = {c: 1 if i < 10 or len(letters) > 99 else .8 for i, c in enumerate(letters)}
+    often = {c: 1 if i < 10 or len(letters) > 99 else .6 for i, c in enumerate(letters)}
     usual = sum(often.get(c) or .5 * (c.lower() in often) for c in foreign)
     mixed = r'[A-Za-z][^\W\d_A-Za-z]|[^\W\d_A-Za-z][A-Za-z]'  # two alphabets in a word
     n_mixed = 0 if 'LATIN' in unicodedata.name(letters[0]) else len(re.findall(mixed, text))
