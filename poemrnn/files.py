@@ -85,13 +85,13 @@ def _doubts(poems, parted): # what looks wrong
     if parted and few and n > 1: yield f'{which} has {n} blocks parted by one blank line: if each is a poem, give --separator blank'
     elif parted and n == 1 and len(poems) == 1 and lines > 4: yield f'the text has {lines} lines and no blank line: if each is a poem, give --separator line'
     single = sum('\n' not in p for p in poems)
-    if 0 < single < len(poems): yield f'{single} of the poems are a single line: titles, perhaps, or headings?'
+    if 0 < single < len(poems): yield f'poems of a single line: {single:,}. Are they titles?'
     for what, pattern in ('tags or signs of a formatted page', r'</?[A-Za-z][^>\n]{0,60}>|&[a-z#\d]+;|\[\[|\{\{|\\n|https?://'), \
                          ('signs for letters that an earlier program lost', '\ufffd'), ('letters that an earlier program spoiled', 'Ã[\x80-\xbf]|â€'):
         found = [m[0] for p in poems if (m := re.search(pattern, p))]
-        if found: yield f"{len(found)} of the poems hold {what}, such as '{found[0]}', and they will be learned"
+        if found: yield f"poems with {what}, such as '{found[0]}': {len(found):,}. They will be learned"
     alike = Counter(''.join(re.findall(r'\w', p.casefold())) for p in poems)
-    if near := len(poems) - len(alike): yield f'{near} of the poems are like others but for capitals, spaces and punctuation'
+    if near := len(poems) - len(alike): yield f'poems like others but for capitals, spaces and punctuation: {near:,}'
 
 class Poems(list):
     "Poems, one string each, that know where they come from."
@@ -109,7 +109,7 @@ class Poems(list):
         how = f", parted by {self.parted} (--separator)" * bool(self.parted)
         said = [('poems', f"{len(self):,}{how}" if len(self) > 1 else f'one text{" (--separator)" * bool(self.parted)}'), *self.said,
                 *(('look out', doubt) for doubt in _doubts(self, self.parted)),
-                ('length', f'{lengths[0]:,} to {lengths[-1]:,} characters, half of them up to {round(median(lengths)):,}'),
+                ('length', f'shortest {lengths[0]:,}, median {median(lengths):,.0f}, longest {lengths[-1]:,} characters'),
                 *(('the first' * (i == 0), line[:100]) for i, line in enumerate(first[:12])), *[('', '...')] * (len(first) > 12)]
         return Story('\n'.join(f'{about:11} {what}'.rstrip() for about, what in said))
 
@@ -167,8 +167,8 @@ def load_poems(src:str|Path|list, # a text, table, folder or .zip; a name in `co
     poems = [poem for _, _, found, _, _ in read for poem in found]
     if not poems: raise ValueError(f"'{src}' is empty: there is no text in it. Put some poems in, or give another file.")
     where = Counter(pair for *_, more in read for pair in more)
-    said += [(about, what + f' (in {n} files)' * (len(read) > 1)) for (about, what), n in where.items()]
-    if n := len(poems) - len(set(poems)): said.append(('left out', f'{n} repeats, equal to other poems to the letter'))
+    said += [(about, what + f' (in {n} of {len(read)} files)' * (len(read) > 1)) for (about, what), n in where.items()]
+    if n := len(poems) - len(set(poems)): said.append(('left out', f'repeats: {n:,} of {len(poems):,} poems found, equal to others to the letter'))
     partings = dict.fromkeys(parted for _, _, found, parted, _ in read if len(found) > 1 and parted)
     texts = any(parted for *_, parted, _ in read)
     return Poems(dict.fromkeys(poems), said, ' and by '.join(partings) or texts * ('the ends of files' if len(read) > 1 else 'two blank lines'))

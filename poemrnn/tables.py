@@ -30,7 +30,7 @@ def _rows(x, inside=False): # dicts, of JSON in any usual shape; `inside` a list
     if boxes and not (named - {'title'}) - lists.keys(): return [row for v in boxes for row in _rows(v)]
     if len(named) > 1 and lists.keys() == x.keys() and len({len(v) for v in x.values()}) == 1:  # a list for each column
         return [dict(zip(x, cells)) for cells in zip(*(v.values() if isinstance(v, dict) else v for v in x.values()))]
-    if inside or named: return [x | {k: v for d in x.values() if isinstance(d, dict) for k, v in d.items()}]
+    if inside or named: return [{k: v for d in (x, *x.values()) if isinstance(d, dict) for k, v in d.items() if not isinstance(v, dict)}]
     if not lists and not all(isinstance(v, str) for v in x.values()): raise TypeError
     titles = {k: '' if k.isdigit() else k for k in x}
     return [row for k, v in (lists or x).items() for row in ([{'title': titles[k], 'text': v}] if _is_poem(v) else _rows(v))]
@@ -150,7 +150,7 @@ def poems_in(table:dict, # lists of cells by the names of their columns
     heads = [n for n in table if _title.search(n) and not re.search(_person, n, re.I) and n not in chosen and max(map(len, table[n])) < 250]
     head = title or (heads or ['none'])[0]
     titles = [' '.join(c.split()) for c in table.get(head, bodies)] if head != 'none' else [''] * len(bodies)
-    said = [('from', f"column {', '.join(chosen)} of {', '.join(table)} (--column)")]
+    said = [('from', f"column {', '.join(chosen)} of {', '.join([*table][:12])}{', ...' * (len(table) > 12)} (--column)")]
     if head != 'none': said.append(('titles', f"from column {head} (--title; --title none for no titles)"))
     key = next((n for n in table if _group.search(n) and n not in chosen and 3 * len(set(table[n])) <= len(bodies)), None)
     if key and not any('\n' in b for b in bodies) and len([*groupby(table[key])]) == len(set(table[key])):
@@ -158,7 +158,7 @@ def poems_in(table:dict, # lists of cells by the names of their columns
         bodies, titles = ['\n'.join(bodies[i] for i in g) for g in groups], [titles[g[0]] for g in groups]
         said.append(('joined', f'each row is a line; those with the same {key} are one text'))
     bodies, mark = line_ends(bodies)
-    if mark: said.append(('line ends', f'are written as {mark!r} in the cells'))
+    if mark: said.append(('line ends', f"are written as '{mark}' in the cells"))
     if any(re.search(r'&#?\w+;', b) for b in bodies):
         bodies = list(map(html.unescape, bodies))
         said.append(('letters', 'such as &quot; are read as what they stand for'))
@@ -166,5 +166,5 @@ def poems_in(table:dict, # lists of cells by the names of their columns
     if half := next((n for n, p in enumerate(poems, 1) if re.search('[\ud800-\udfff]', p)), 0):
         raise ValueError(f"'{name}' has half a character in poem {half}: an emoji, perhaps, cut in two. Mend it, or leave it out.")
     if not poems: raise ValueError(f"'{name}' holds no poems in its column '{chosen[0]}'; it has {', '.join(table)}. Name another.")
-    if n := len(bodies) - len(poems): said.append(('left out', f'{n} rows without a text'))
+    if n := len(bodies) - len(poems): said.append(('left out', f'rows without a text: {n:,}'))
     return poems, said
