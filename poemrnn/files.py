@@ -81,11 +81,12 @@ def _doubts(poems, parted): # what looks wrong
     n, lines = longest.count('\n\n') + 1, longest.count('\n') + 1
     few = len(poems) == 1 or len(poems) < 10 and blocks >= 4 * len(poems) or n > 7 and len(longest) > 5 * usual
     which, lone = 'the text' if len(poems) == 1 else 'the longest poem', Counter(re.findall(r'(?<=\n\n)(\S.*)(?=\n\n)', longest)).most_common(1)
-    if parted and lone and lone[0][1] > 2: yield f"the line {lone[0][0]!r} stands alone {lone[0][1]} times: if it parts poems, give --separator {lone[0][0]!r}"
-    if parted and few and n > 1: yield f'{which} has {n} blocks parted by one blank line: if each is a poem, give --separator blank'
+    if parted and lone and lone[0][1] > 1: yield f"the line {lone[0][0]!r} stands alone {lone[0][1]} times: if it parts poems, give --separator {lone[0][0]!r}"
+    elif parted and few and n > 1: yield f'{which} has {n} blocks parted by one blank line: if each is a poem, give --separator blank'
     elif parted and n == 1 and len(poems) == 1 and lines > 4: yield f'the text has {lines} lines and no blank line: if each is a poem, give --separator line'
     single = sum('\n' not in p for p in poems)
-    if 0 < single < len(poems): yield f'poems of a single line: {single:,}. Are they titles?'
+    if usual > 40 and not any(re.search(r'[^\n]\n[^\n]', p) for p in poems): yield 'no poem has two lines: are line ends written in another way?'
+    elif 0 < single < len(poems): yield f'poems of a single line: {single:,}. Are they titles?'
     for what, pattern in ('tags or signs of a formatted page', r'</?[A-Za-z][^>\n]{0,60}>|&[a-z#\d]+;|\[\[|\{\{|\\n|https?://'), \
                          ('signs for letters that an earlier program lost', '\ufffd'), ('letters that an earlier program spoiled', 'Ã[\x80-\xbf]|â€'):
         found = [m[0] for p in poems if (m := re.search(pattern, p))]

@@ -9,18 +9,25 @@ __all__ = ['titled', 'line_ends', 'part']
 import re
 from bisect import bisect
 from itertools import pairwise
+from unicodedata import numeric
 
 # %% ../nbs/workshop/parting.ipynb #e82b1484
-_number = r'(?P<n>\d{1,4}|[IVXLCDM]+|[ivxlcdm]+)'
+_number = r'(?P<n>\d{1,4}|[IVXLCDM]+|[ivxlcdm]+|[Ⅰ-ⅿ①-⑳]|[一二三四五六七八九十百]+)'
+_before = r'(?P<kind>(?:[^\W\d_]{2,}[.:]?[ _]+[#№]?){1,2}|[第其])?'  # such as `Poem` or `Sonnet No.`
+_weak, _sign = r'[-—–/|·<>()\[\]\\^.]', r'[-—–/|·<>()\[\]\\^*~=_+§%#•❦❧☙⁂†‡◆◇■□●○★☆♦♥♠♣&@¤$°¶─━═{}]' # weak: not alone
 _marks = { # what they are called; a `title` belongs to the poem already
-    'lines of': r'^[ \t]*(?![-—–/|<>·][ \t]?[-—–/|<>·]?$)(?P<kind>[*~=_+§%#•❦⁂†‡◆●○★☆♦&@^¤—–/|<>·-])(?:[ \t]*(?P=kind))*$',
+    'lines of': rf'^[ \t]*(?!{_weak}{{1,2}}$)(?P<kind>{_sign}(?:[ \t]*{_sign})*)$',
     'the mark': r'<\|\w+\|>|^(?:</?(?:s|bos|eos|eop|sep)>|\[(?:SEP|EOS|END)\]|\f)$',
-    'the numbers from': rf'^[^\w\n]*(?P<kind>[^\W\d_]{{2,}}\.?[ ]+[^\w\n]?)?{_number}[^\w\n]*$',
+    'the numbers from': rf'^[^\w\n]*{_before}{_number}[首篇章]?[^\w\n]*$',
     'numbered titles from': rf'(?:(?<=\n\n)|\A){_number}[.):] +(?P<title>\S[^\n]*)$(?=\n\n|\Z)',
-    'headings such as': r'^(?P<kind>#{1,6}) +(?P<title>\S.*)$'}
+    'headings such as': r'(?:(?<=\n\n)|\A)(?P<kind>#{1,6}(?= )|==+|\*\*|Title:) *(?P<title>[^\s*=#].*?) *(?:#+|==+|\*\*)?$'}
 
-def _value(n): # of a number in digits or Roman letters
-    if n.isdigit(): return int(n)
+def _value(n): # of a number in digits, or Roman or Chinese ones
+    if n.isdecimal(): return int(n)
+    if not n.isascii():
+        tens, ones = 0, 0
+        for v in map(numeric, n): tens, ones = (tens + (ones or 1) * v, 0) if v >= 10 and len(n) > 1 else (tens, v)
+        return tens + ones
     values = [dict(I=1, V=5, X=10, L=50, C=100, D=500, M=1000)[c] for c in n.upper()]
     return sum(-a if a < b else a for a, b in pairwise([*values, 0]))
 
@@ -36,24 +43,26 @@ def _candidates(text): # the marks of each kind, after what they are called
     for name, pattern in _marks.items():
         kinds = {}
         for m in re.finditer(pattern, text, re.M):
-            n = m.groupdict().get('n', '')
-            kinds.setdefault((m.groupdict().get('kind'), n.isdigit(), n.isupper()), []).append(m)
+            n, kind = m.groupdict().get('n', ''), m.groupdict().get('kind') or ''
+            kind = ''.join(sorted({*kind} - {' '})) if name == 'lines of' else kind  # *** is the same as * * * * *
+            kinds.setdefault((kind, n.isdecimal(), n.isupper()), []).append(m)
         for found in kinds.values():
             if 'n' in found[0].groupdict(): found = _rising(found)
+            if name == 'headings such as' and len(found) == 1 and found[0].start(): continue  # one line in bold, somewhere
             if found: yield f'{name} {found[0][0].strip()!r}' + f' to {found[-1][0].strip()!r}' * name.endswith('from'), found
 
 # %% ../nbs/workshop/parting.ipynb #f2fc8f5a
-def _convincing(found, text, starts): # do these marks part the poems, rather than the blank lines? `starts` of stretches
-    ends = {m.start() for m in re.finditer(r'\n{3,}|\Z', text)}
-    holding = {bisect(starts, m.start()) for m in found}
+def _convincing(found, parts, starts): # do these marks part the poems, rather than the blank lines, which leave `parts`?
+    ends = {start + len(p) for start, p in zip(starts, parts)}
+    holding = {bisect(starts, m.start()) - 1 for m in found}
     alone = sum(m.start() in starts and m.end() in ends for m in found)
     at_edges = all(m.start() in starts or m.end() in ends for m in found)  # then there is one fewer than poems
-    return len(holding) >= max(1, .8 * (len(starts) - alone - at_edges))
+    n = len(holding | {i for i, p in enumerate(parts) if re.search(r'\w', p)})
+    return len(holding) >= max(1, .8 * (n - alone - at_edges))
 
 def _between(text, marks): # what stands before the first mark, and the pieces after each
-    begins = [m.start('title') if m.groupdict().get('title') else m.end() for m in marks]
     ends = [*(m.start() for m in marks[1:]), len(text)]
-    return text[:marks[0].start()], [text[a:b] for a, b in zip(begins, ends)]
+    return text[:marks[0].start()], [m.groupdict().get('title', '') + text[m.end():end] for m, end in zip(marks, ends)]
 
 # %% ../nbs/workshop/parting.ipynb #dc771f05
 def _asked(text, separator): # the pieces
@@ -81,8 +90,9 @@ def line_ends(poems:list, # texts
              )->tuple: # the same, and the mark that was read as a line end
     "Where hardly any text has line ends, and most have a mark for them, the mark becomes one."
     if sum('\n' in p for p in poems) > .1 * len(poems): return poems, ''
-    for mark, pattern in (r'\n', r'(?:\\r)?\\n'), ('<br>', ' *<br ?/?>'), (' / ', ' +/ +'), (' | ', r' +[|¦] +'):
-        if sum(bool(re.search(pattern, p)) for p in poems) < .6 * len(poems): continue
+    marks = (r'\n', r'(?:\\r)?\\n', 1), ('<br>', ' *<(?:br|BR) ?/?>', 1), (' / ', ' +/ +', 1), (' | ', r' +[|¦] +', 1), ('/', r'(?<=\S)/(?=\S)', 2)
+    for mark, pattern, least in marks:
+        if sum(len(re.findall(pattern, p)) >= least for p in poems) < .6 * len(poems): continue
         return [re.sub(pattern, '\n', re.sub(r' +(//|\|\|) +', '\n\n', p)) for p in poems], mark
     return poems, ''
 
@@ -91,19 +101,22 @@ def part(text:str, # clean
          separator:str|None=None, # a line that stands between poems, or 'blank', 'two', 'line' or 'none'; None to find out
         )->tuple: # the poems, how they were parted, and what was left out
     "The poems in a text."
-    text, left = text.strip('\n'), []
-    lines, starts = text.split('\n', 99), [0, *(m.end() for m in re.finditer('\n{3,}', text))]
+    text, left = re.sub(r'(?:(?<=\n\n)|\A)(\S.*)\n(?:={3,}|-{3,})\n(?=\n)', r'# \1\n', text.strip('\n')), []  # underlined headings
+    lines, starts = [line for line in text.split('\n', 99) if line], [0, *(m.end() for m in re.finditer('\n{3,}', text))]
     how, pieces = 'two blank lines', re.split('\n{3,}', text)
     if separator: how, pieces = separator, _asked(text, separator)
-    elif len(lines) > 2 and '' not in lines and sum(' / ' in line for line in lines) > .8 * len(lines): how, pieces = 'line', text.split('\n')
-    elif len(starts) < 1000 and (found := [c for c in _candidates(text) if _convincing(c[1], text, starts)]):
+    elif len(lines) > 2 and sum(' / ' in line for line in lines) > .8 * len(lines): how, pieces = 'line', text.split('\n')
+    elif len(starts) < 1000 and (found := [c for c in _candidates(text) if _convincing(c[1], pieces, starts)]):
         how, marks = max(found, key=lambda c: len(c[1]))
         before, pieces = _between(text, marks)
         if len(before) > 200 or how.startswith(('lines', 'the mark')): pieces.insert(0, before)
         elif before.strip(): left.append(f'what stands before {marks[0][0].strip()!r}: {before.strip()[:30]!r}')
-    poems = [re.sub('\n{3,}', '\n\n', p.replace('\f', '\n').strip('\n')) for p in pieces if re.search(r'\w', p)]
-    if how == 'line': poems, _ = line_ends(poems)
-    elif not separator:
+    bare = [p for p in pieces if p.strip() and not re.search(r'\w', p)]
+    pieces = [p for p in pieces if re.search(r'\w', p)] or bare or [text] * bool(text)
+    if bare and bare != pieces: left.append(f'{len(bare)} without a letter, such as {bare[0].strip()[:20]!r}')
+    poems, mark = line_ends([re.sub('\n{3,}', '\n\n', p.replace('\f', '\n').strip('\n')) for p in pieces])
+    if mark: how += f", with '{mark}' for line ends"
+    elif separator in (None, 'blank', 'two'):
         poems, n = _join_titles(poems)
         if n: how += f', and {n} titles joined to the poems below them'
     return poems, how, left

@@ -51,14 +51,15 @@ def _json(text, name): # the rows in a text that holds one value, or several
 # %% ../nbs/workshop/tables.ipynb #3c0d4664
 def _csv(text, name): # rows of cells
     import pandas as pd
-    text = text.lstrip('\ufeff').replace('\\"', '""')
+    text = re.sub(r'\Asep=.[\r\n]+', '', text.lstrip('\ufeff').replace('\\"', '""'))
     bare = re.sub(r'(?m)(^|[\t|;,]) *"(?:[^"]|"")*"', r'\1""', text)
     if re.search(r'(?m)(?:^|[\t|;,]) *"(?!")[^"]*\Z', bare):
         raise ValueError(f"'{name}' is not a whole table. Is a quotation mark missing? Mend it, or save it anew.")
     records = [r for r in re.split('[\r\n]+', bare) if r.strip(' ')]
     def alike(mark): return (mark in records[0]) * sum(r.count(mark) == records[0].count(mark) for r in records[:200])
     mark = max('\t|;,', key=lambda m: (alike(m), records[0].count(m)))
-    if alike(mark) < len(records[:200]) / 2: mark = '\x1f'  # a single column
+    names = max(len(cell.split()) for cell in records[0].split(mark)) < 4  # in the first row?
+    if mark not in records[0] or not names and alike(mark) < len(records[:200]) / 2: mark = '\x1f'  # a single column
     width = records[0].count(mark) + 1
     for n, r in enumerate(records):
         wrong = 'fewer' if r.count(mark) + 1 < width else 'more' if r.rstrip(mark + ' ').count(mark) + 1 > width else ''
@@ -90,7 +91,8 @@ def _cell(v): # as text; a list has lines, a list of lists stanzas
         try: v = ast.literal_eval(v)
         except (SyntaxError, ValueError): pass
     if isinstance(v, list): return ('\n\n' if any(isinstance(line, list) for line in v) else '\n').join(map(_cell, v))
-    return '' if v is None or v != v or isinstance(v, dict) else re.sub('\n{3,}', '\n\n', clean(str(v)))
+    if isinstance(v, dict): return next((_cell(line) for k, line in v.items() if k.lower() in {'line', *_record}), '')
+    return '' if v is None or v != v else re.sub('\n{3,}', '\n\n', clean(str(v)))
 
 def _named(rows): # lists of cells by the names of their columns, found in the first row or given
     first = [_cell(v).strip() for v in rows[0]]
@@ -152,6 +154,9 @@ def poems_in(table:dict, # lists of cells by the names of their columns
     titles = [' '.join(c.split()) for c in table.get(head, bodies)] if head != 'none' else [''] * len(bodies)
     said = [('from', f"column {', '.join(chosen)} of {', '.join([*table][:12])}{', ...' * (len(table) > 12)} (--column)")]
     if head != 'none': said.append(('titles', f"from column {head} (--title; --title none for no titles)"))
+    like = [n for n in table if not _aside.search(n) and n not in heads and .3 < size[n] / (size[chosen[0]] or 1) < 3]
+    if len(chosen) == 1 and len(like) > 1 and '\n' not in ''.join(c for n in like for c in table[n]):
+        said.append(('look out', f"columns {' and '.join(like)} look alike: if they hold the lines of a poem, give --column {','.join(like)}"))
     key = next((n for n in table if _group.search(n) and n not in chosen and 3 * len(set(table[n])) <= len(bodies)), None)
     if key and not any('\n' in b for b in bodies) and len([*groupby(table[key])]) == len(set(table[key])):
         groups = [list(rows) for _, rows in groupby(range(len(bodies)), table[key].__getitem__)]
