@@ -22,6 +22,8 @@ _marks = { # what they are called; a `title` belongs to the poem already
     'numbered titles from': rf'(?:(?<=\n\n)|\A){_number}[.):] +(?P<title>\S[^\n]*)$(?=\n\n|\Z)',
     'headings such as': r'(?:(?<=\n\n)|\A)(?P<kind>#{1,6}(?= )|==+|\*\*|Title:) *(?P<title>[^\s*=#].*?) *(?:#+|==+|\*\*)?$'}
 
+_underlined = r'(?:(?<=\n\n)|\A)(\S.*)\n(?:={3,}|-{3,})\n(?=\n)' # a heading, too
+
 def _value(n): # of a number in digits, or Roman or Chinese ones
     if n.isdecimal(): return int(n)
     if not n.isascii():
@@ -52,12 +54,12 @@ def _candidates(text): # the marks of each kind, after what they are called
             if found: yield f'{name} {found[0][0].strip()!r}' + f' to {found[-1][0].strip()!r}' * name.endswith('from'), found
 
 # %% ../nbs/workshop/parting.ipynb #f2fc8f5a
-def _convincing(found, parts, starts): # do these marks part the poems, rather than the blank lines, which leave `parts`?
-    ends = {start + len(p) for start, p in zip(starts, parts)}
+def _convincing(found, text): # do these marks part the poems, rather than the blank lines?
+    starts, ends = [0, *(m.end() for m in re.finditer('\n{3,}', text))], {m.start() for m in re.finditer(r'\n{3,}|\Z', text)}
     holding = {bisect(starts, m.start()) - 1 for m in found}
     alone = sum(m.start() in starts and m.end() in ends for m in found)
     at_edges = all(m.start() in starts or m.end() in ends for m in found)  # then there is one fewer than poems
-    n = len(holding | {i for i, p in enumerate(parts) if re.search(r'\w', p)})
+    n = len(holding | {i for i, stretch in enumerate(re.split('\n{3,}', text)) if re.search(r'\w', stretch)})
     return len(holding) >= max(1, .8 * (n - alone - at_edges))
 
 def _between(text, marks): # what stands before the first mark, and the pieces after each
@@ -101,12 +103,13 @@ def part(text:str, # clean
          separator:str|None=None, # a line that stands between poems, or 'blank', 'two', 'line' or 'none'; None to find out
         )->tuple: # the poems, how they were parted, and what was left out
     "The poems in a text."
-    text, left = re.sub(r'(?:(?<=\n\n)|\A)(\S.*)\n(?:={3,}|-{3,})\n(?=\n)', r'# \1\n', text.strip('\n')), []  # underlined headings
-    lines, starts = [line for line in text.split('\n', 99) if line], [0, *(m.end() for m in re.finditer('\n{3,}', text))]
+    text, left = text.strip('\n'), []
+    if '\n===' in text or '\n---' in text: text = re.sub(_underlined, r'# \1\n', text)
+    lines = [line for line in text.split('\n', 99) if line]
     how, pieces = 'two blank lines', re.split('\n{3,}', text)
     if separator: how, pieces = separator, _asked(text, separator)
     elif len(lines) > 2 and sum(' / ' in line for line in lines) > .8 * len(lines): how, pieces = 'line', text.split('\n')
-    elif len(starts) < 1000 and (found := [c for c in _candidates(text) if _convincing(c[1], pieces, starts)]):
+    elif len(pieces) < 1000 and any(_candidates(text[:50_000])) and (found := [c for c in _candidates(text) if _convincing(c[1], text)]):
         how, marks = max(found, key=lambda c: len(c[1]))
         before, pieces = _between(text, marks)
         if len(before) > 200 or how.startswith(('lines', 'the mark')): pieces.insert(0, before)
@@ -114,7 +117,7 @@ def part(text:str, # clean
     bare = [p for p in pieces if p.strip() and not re.search(r'\w', p)]
     pieces = [p for p in pieces if re.search(r'\w', p)] or bare or [text] * bool(text)
     if bare and bare != pieces: left.append(f'{len(bare)} without a letter, such as {bare[0].strip()[:20]!r}')
-    poems, mark = line_ends([re.sub('\n{3,}', '\n\n', p.replace('\f', '\n').strip('\n')) for p in pieces])
+    poems, mark = line_ends([re.sub('\n{3,}', '\n\n', p.replace('\f', '\n')).strip('\n') for p in pieces])
     if mark: how += f", with '{mark}' for line ends"
     elif separator in (None, 'blank', 'two'):
         poems, n = _join_titles(poems)

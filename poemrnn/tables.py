@@ -106,7 +106,7 @@ def table(text:str, # what a file holds
           name:str, # the file
          )->dict|None: # lists of cells by the names of their columns; None where it is no table
     "A table in any usual shape, whatever the file is called. Raises `ValueError` where it is broken."
-    kind, first = Path(re.sub(r'\.(gz|bz2|xz)$', '', str(name).lower())).suffix, text.strip('\ufeff').split('\n')[0]
+    kind, first = Path(re.sub(r'\.(gz|bz2|xz)$', '', str(name).lower())).suffix, text.strip('\ufeff').split('\n', 1)[0]
     names = [cell.strip(' "\r').lower() for cell in re.split('[\t|;,]', first)]
     if kind in ('.json', '.jsonl', '.ndjson') or re.match(r'\ufeff?\s*(\[\s*)?\{\s*"|\ufeff?\s*\[\s*"', text):
         try: rows = _json(text, name)

@@ -13,7 +13,8 @@ from importlib import import_module
 def clean(text:str, # any text
          )->str: # the same to the eye
     "`text` with plain line ends, no spaces before them, letters in one piece, and no byte order marks."
-    lines = (re.sub('\r+\n', '\n', text.replace('\ufeff', '')) + '.').splitlines()  # the dot guards the last line
+    if '\r' in text: text = re.sub('\r+\n', '\n', text)
+    lines = (text.replace('\ufeff', '') + '.').splitlines()  # the dot guards the last line
     return unicodedata.normalize('NFC', '\n'.join(map(str.rstrip, lines))[:-1])
 
 # %% ../nbs/workshop/texts.ipynb #fd53fe6a
@@ -124,7 +125,7 @@ def unframe(text:str, # clean
            )->tuple: # the text without its frame, the title that stands there, and what was left out
     "Raises `ValueError` at a formatted page."
     left, title = [], ''
-    if books := re.findall(_gutenberg, text, re.S | re.I):
+    if '***' in text and (books := re.findall(_gutenberg, text, re.S | re.I)):
         text = '\n\n\n'.join(books)
         left.append("the header and the licence of Project Gutenberg")
     text, n = re.subn(r'\n(?:Exported from Wikisource on .*|About this digital edition\n(?:.*\n){0,3}.*Wikisource(?s:.*))', '', text)
@@ -135,8 +136,7 @@ def unframe(text:str, # clean
         left.append(f"the lines at its head that begin with {head[2].split()[0]!r}")
     if marks := re.search(_tags, text[:1500], re.I):
         raise ValueError(f"'{name}' is a formatted page, with marks such as {marks[0][:30]} (HTML, XML, LaTeX). {way_out}")
-    lines = [line for line in text.split('\n') if line]
-    if sum(line[0] == '>' for line in lines) > .9 * len(lines):
+    if text.lstrip('\n').startswith('>') and sum(line[:1] in '>' for line in text.split('\n')) > .9 * text.count('\n'):
         text = re.sub(r'(?m)^(?:> ?)+', '', text)
         left.append("the marks '>' of a quotation")
     return text, title, left
