@@ -6,7 +6,7 @@
 __all__ = ['corpora', 'fetch']
 
 # %% ../nbs/workshop/fetching.ipynb #47be46e7
-import hashlib, os
+import errno, hashlib, os
 from pathlib import Path
 
 from fastcore.xdg import xdg_cache_home
@@ -38,12 +38,14 @@ def _transfer(url, part, timeout): # append to `part` what is missing
     if part.stat().st_size < whole: raise ConnectionError(f'only {part.stat().st_size:,} of {whole:,} bytes arrived')
 
 # %% ../nbs/workshop/fetching.ipynb #cb20bbe5
+_no_place = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST} # what is wrong is here, not there
+
 def fetch(name:str, # a key of `corpora`
           timeout:float=30, # seconds of silence after which to give up
          )->Path: # the file, on this machine
     """Download a collection, or what is missing of it, unless it is here.
 
-    Raises `ConnectionError` where that fails, `ValueError` at a wrong name or content."""
+    Raises `ConnectionError` where that fails, `PermissionError` where there is no place for it, `ValueError` at a wrong name or content."""
     if name not in corpora: raise ValueError(f"There is no collection '{name}'. There are {', '.join(corpora)}.")
     url, sha256 = corpora[name]
     path = xdg_cache_home()/'poemrnn'/(name + Path(url).suffix)
@@ -53,6 +55,9 @@ def fetch(name:str, # a key of `corpora`
         path.parent.mkdir(parents=True, exist_ok=True)
         if not _is_right(part, sha256): _transfer(url, part, timeout)
     except Exception as e:  # of the many kinds that networks have
+        if getattr(e, 'errno', 0) in _no_place:
+            raise PermissionError(f"'{name}' can't be written into {path.parent} ({e.strerror}). Make room there, or set "
+                                  'the environment variable XDG_CACHE_HOME to another folder.') from None
         code, reason = getattr(e, 'code', ''), getattr(e, 'reason', e)
         if code == 416 and part.exists(): part.unlink(); return fetch(name, timeout)  # no beginning of it: once more
         raise ConnectionError(f"'{name}' could not be fetched from {url} ({code}{code and ' '}{reason}). Is there a connection to the "

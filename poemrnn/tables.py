@@ -121,7 +121,7 @@ def _looks(name, texts): # like poems? The higher, the more
     lines = [line for t in texts for line in t.split('\n') if line.strip()]
     aside = bool(_aside.search(name))
     named = 2 * (bool(_body.search(name)) and not aside) - 2 * aside
-    if not any(re.search(r'[^\W\d_]', line) for line in lines) or re.match('https?:', lines[0]): return named - 9
+    if not any(re.search(r'[^\W\d_]', line) for line in lines) or re.match('https?:', lines[0]): return 0 if named > 0 else -9
     length = sum(map(len, lines)) / len(lines)
     return named + 3 * (len(lines) > 1.5 * len(texts) and length < 80) - (length > 150)
 
@@ -157,7 +157,7 @@ def poems_in(table:dict, # lists of cells by the names of their columns
     like = [n for n in table if not _aside.search(n) and n not in heads and .3 < size[n] / (size[chosen[0]] or 1) < 3]
     if len(chosen) == 1 and len(like) > 1 and '\n' not in ''.join(c for n in like for c in table[n]):
         said.append(('look out', f"columns {' and '.join(like)} look alike: if they hold the lines of a poem, give --column {','.join(like)}"))
-    key = next((n for n in table if _group.search(n) and n not in chosen and 3 * len(set(table[n])) <= len(bodies)), None)
+    key = next((n for n in table if _group.search(n) and n not in chosen and 2 * len(set(table[n])) <= len(bodies)), None)
     if key and not any('\n' in b for b in bodies) and len([*groupby(table[key])]) == len(set(table[key])):
         groups = [list(rows) for _, rows in groupby(range(len(bodies)), table[key].__getitem__)]
         bodies, titles = ['\n'.join(bodies[i] for i in g) for g in groups], [titles[g[0]] for g in groups]

@@ -94,10 +94,11 @@ def decode(raw:bytes, # what a file holds, unpacked
            encoding:str|None=None, # what to try where it isn't UTF-8; None to guess
           )->tuple: # its text, and the encoding
     "The text of a file. Raises `ValueError` where it has none, or where that is doubtful."
+    try: 'a'.encode(encoding or 'utf-8')
+    except LookupError:
+        raise ValueError(f"There is no encoding called '{encoding}'. Common ones are utf-8, utf-16, cp1252, gb18030.") from None
     for attempt in _tries(raw, encoding):
         try: text, bad = raw.decode(attempt), None
-        except LookupError:
-            raise ValueError(f"There is no encoding called '{encoding}'. Common ones are utf-8, utf-16, cp1252, gb18030.") from None
         except UnicodeDecodeError as e: text, bad = '', e.start
         if '\0' in text: bad = len(text[:text.index('\0')].encode(attempt))
         if bad is None: return text, attempt
