@@ -67,6 +67,8 @@ def _between(text, marks): # what stands before the first mark, and the pieces a
     return text[:marks[0].start()], [m.groupdict().get('title', '') + text[m.end():end] for m, end in zip(marks, ends)]
 
 # %% ../nbs/workshop/parting.ipynb #dc771f05
+_called = dict(blank='one blank line', two='two blank lines', line='the ends of lines', none='nothing')
+
 def _asked(text, separator): # the pieces
     mark, words = separator.replace('\\n', '\n'), {'none': r'\Z', 'line': '\n', 'blank': '\n\n+', 'two': '\n{3,}'}
     pattern = words.get(mark) or rf'(?m)^[ \t]*{re.escape(mark.strip())}$'
@@ -107,8 +109,8 @@ def part(text:str, # clean
     if '\n===' in text or '\n---' in text: text = re.sub(_underlined, r'# \1\n', text)
     lines = [line for line in text.split('\n', 99) if line]
     how, pieces = 'two blank lines', re.split('\n{3,}', text)
-    if separator: how, pieces = separator, _asked(text, separator)
-    elif len(lines) > 2 and sum(' / ' in line for line in lines) > .8 * len(lines): how, pieces = 'line', text.split('\n')
+    if separator: how, pieces = _called.get(separator, repr(separator)), _asked(text, separator)
+    elif len(lines) > 2 and sum(' / ' in line for line in lines) > .8 * len(lines): how, pieces = _called['line'], text.split('\n')
     elif len(pieces) < 1000 and any(_candidates(text[:50_000])) and (found := [c for c in _candidates(text) if _convincing(c[1], text)]):
         how, marks = max(found, key=lambda c: len(c[1]))
         before, pieces = _between(text, marks)
