@@ -19,7 +19,8 @@ from .tables import excel, poems_in, table
 from .texts import clean, decode, unframe, unpack
 
 # %% ../nbs/workshop/files.ipynb #f137c1c6
-_texts, _tables = ('.txt', '.text', '.md', '.markdown', ''), ('.csv', '.tsv', '.psv', '.json', '.jsonl', '.ndjson', '.xlsx')
+_texts = '.txt', '.text', '.md', '.markdown', ''
+_tables = '.csv', '.tsv', '.psv', '.json', '.jsonl', '.ndjson', '.xlsx'
 _no_poems = re.compile(r'(read.?me|licen[cs]e|copying|notice|contributing|changelog|credits|requirements)\b', re.I)
 
 def _kind(path): return Path(re.sub(r'\.(gz|bz2|xz)$', '', path.name.lower())).suffix
@@ -37,11 +38,12 @@ def _choose(folder, name, recursive): # the files to be read, and what to say of
     rest = [p for p, _ in files if p not in below + never]
     chosen = [p for p in rest if _kind(p) in _texts] or [p for p in rest if _kind(p) in _tables]
     if not chosen:
-        raise ValueError(f"The folder '{name}' holds no .txt file. " + (f'There are {len(below)} files in its subfolders: to read them, '
-                         'say recursive.' if below else 'Put each poem in a file of its own, named something.txt.'))
-    said = [('from', f"{len(chosen)} files in '{name}'")]
-    for found, why in (below, 'in subfolders (--recursive)'), (never, 'that hold no poems'), \
-                      ([p for p in rest if p not in chosen], 'of other kinds (name them, to have them read)'):
+        way_out = (f'There are {len(below)} files in its subfolders: to read them, say recursive.' if below else
+                   'Put each poem in a file of its own, named something.txt.')
+        raise ValueError(f"The folder '{name}' holds no .txt file. {way_out}")
+    said, others = [('from', f"{len(chosen)} files in '{name}'")], [p for p in rest if p not in chosen]
+    for found, why in ((below, 'in subfolders (--recursive)'), (never, 'that hold no poems'),
+                       (others, 'of other kinds (name them, to have them read)')):
         names = ', '.join(p.name for p in found[:4]) + ', ...' * (len(found) > 4)
         if found: said.append(('left out', f"{len(found)} file{'s' * (len(found) > 1)} {why}: {names}"))
     return chosen, said
@@ -56,43 +58,60 @@ def _find(src): # where `src` is; '-' as it is
     if str(src) in corpora: return fetch(str(src))
     name = str(src) if len(str(src)) < 80 else str(src)[:60] + '...'
     if re.match('https?:|www', name):
-        raise FileNotFoundError(f"'{name}' is an address, and nothing is fetched from there. Save it with a browser, and give the name of the file.")
+        raise FileNotFoundError(f"'{name}' is an address, and nothing is fetched from there. "
+                                'Save it with a browser, and give the name of the file.')
     raise FileNotFoundError(f"There is no file or folder {name!r}. Check the spelling, or give the whole path. "
                             f"Collections that have a name: {', '.join(corpora)}.")
 
-def _contents(src, recursive): # the name and the bytes of every file to be read, whether there are others, and what to say
+def _contents(src, recursive): # (name, bytes) of every file to be read, whether it is a folder, and what to say
     path = _find(src)
     folder = path if path != '-' and path.is_dir() else None
     if not folder:
-        raw = unpack(sys.stdin.buffer.read() if path == '-' else path.read_bytes(), src)
-        if raw[:2] != b'PK' or b'xl/workbook' in raw: return [(str(src), raw)], False, []
+        raw = sys.stdin.buffer.read() if path == '-' else path.read_bytes()
+        if unpack(raw, src)[:2] != b'PK' or b'xl/workbook' in raw: return [(str(src), raw)], False, []
         try: folder, recursive = zipfile.Path(io.BytesIO(raw)), True
-        except zipfile.BadZipFile: raise ValueError(f"'{src}' is not a whole .zip file. Get it again.") from None
+        except zipfile.BadZipFile:
+            raise ValueError(f"'{src}' is not a whole .zip file. Get it again.") from None
     chosen, said = _choose(folder, src, recursive)
-    return [(p.name, unpack(p.read_bytes(), p.name)) for p in chosen], True, said
+    return [(p.name, p.read_bytes()) for p in chosen], True, said
 
 # %% ../nbs/workshop/files.ipynb #52fb4a8c
 class Story(str):
     "A text that a notebook shows as it is."
     def __repr__(self): return str(self)
 
-def _doubts(poems, parted): # what looks wrong
-    longest, blocks, usual = max(poems, key=len), sum(p.count('\n\n') + 1 for p in poems), median(map(len, poems))
-    n, lines = longest.count('\n\n') + 1, longest.count('\n') + 1
-    few = len(poems) == 1 or len(poems) < 10 and blocks >= 4 * len(poems) or n > 7 and len(longest) > 5 * usual
-    which, lone = 'the text' if len(poems) == 1 else 'the longest poem', Counter(re.findall(r'(?<=\n\n)(\S.*)(?=\n\n)', longest)).most_common(1)
-    if parted and lone and lone[0][1] > 1: yield f"the line {lone[0][0]!r} stands alone {lone[0][1]} times: if it parts poems, give --separator {lone[0][0]!r}"
-    elif parted and few and n > 1: yield f'{which} has {n} blocks parted by one blank line: if each is a poem, give --separator blank'
-    elif parted and n == 1 and len(poems) == 1 and lines > 4: yield f'the text has {lines} lines and no blank line: if each is a poem, give --separator line'
+_spoiled = { # what a poem should not hold, and how to find it
+    'tags or signs of a formatted page': r'</?[A-Za-z][^>\n]{0,60}>|&[a-z#\d]+;|\[\[|\{\{|\\n|https?://',
+    'signs for letters that an earlier program lost': '\ufffd',
+    'letters that an earlier program spoiled': 'Ã[\x80-\xbf]|â€'}
+
+def _unparted(poems): # are there more poems than were found?
+    longest, usual = max(poems, key=len), median(map(len, poems))
+    blocks, n = sum(p.count('\n\n') + 1 for p in poems), longest.count('\n\n') + 1
+    which = 'the text' if len(poems) == 1 else 'the longest poem'
+    lone = Counter(re.findall(r'(?<=\n\n)(\S.*)(?=\n\n)', longest)).most_common(1)
+    if lone and lone[0][1] > 1:
+        line, times = lone[0]
+        yield f'the line {line!r} stands alone {times} times: if it parts poems, give --separator {line!r}'
+        return
+    many = len(poems) < 10 and blocks >= 4 * len(poems) or n > 7 and len(longest) > 5 * usual
+    if n > 1 and (len(poems) == 1 or many):
+        yield f'{which} has {n} blocks parted by one blank line: if each is a poem, give --separator blank'
+    elif len(poems) == n == 1 and longest.count('\n') > 3:
+        lines = longest.count('\n') + 1
+        yield f'the text has {lines} lines and no blank line: if each is a poem, give --separator line'
+
+def _doubts(poems): # what else looks wrong
     single = sum('\n' not in p for p in poems)
-    if usual > 40 and not any(re.search(r'[^\n]\n[^\n]', p) for p in poems): yield 'no poem has two lines: are line ends written in another way?'
+    if median(map(len, poems)) > 40 and not any(re.search(r'[^\n]\n[^\n]', p) for p in poems):
+        yield 'no poem has two lines: are line ends written in another way?'
     elif 0 < single < len(poems): yield f'poems of a single line: {single:,}. Are they titles?'
-    for what, pattern in ('tags or signs of a formatted page', r'</?[A-Za-z][^>\n]{0,60}>|&[a-z#\d]+;|\[\[|\{\{|\\n|https?://'), \
-                         ('signs for letters that an earlier program lost', '\ufffd'), ('letters that an earlier program spoiled', 'Ã[\x80-\xbf]|â€'):
+    for what, pattern in _spoiled.items():
         found = [m[0] for p in poems if (m := re.search(pattern, p))]
         if found: yield f"poems with {what}, such as '{found[0]}': {len(found):,}. They will be learned"
     alike = Counter(''.join(re.findall(r'\w', p.casefold())) for p in poems)
-    if near := len(poems) - len(alike): yield f'poems like others but for capitals, spaces and punctuation: {near:,}'
+    if near := len(poems) - len(alike):
+        yield f'poems like others but for capitals, spaces and punctuation: {near:,}'
 
 class Poems(list):
     "Poems, one string each, that know where they come from."
@@ -107,45 +126,50 @@ class Poems(list):
     def story(self)->Story:
         "What was understood, for people to read before anything is learned."
         lengths, first = sorted(map(len, self)), self[0].split('\n')
-        how = f", parted by {self.parted} (--separator)" * bool(self.parted)
-        said = [('poems', f"{len(self):,}{how}" if len(self) > 1 else f'one text{" (--separator)" * bool(self.parted)}'), *self.said,
-                *(('look out', doubt) for doubt in _doubts(self, self.parted)),
-                ('length', f'shortest {lengths[0]:,}, median {median(lengths):,.0f}, longest {lengths[-1]:,} characters'),
-                *(('the first' * (i == 0), line[:100]) for i, line in enumerate(first[:12])), *[('', '...')] * (len(first) > 12)]
+        number = f'{len(self):,}' if len(self) > 1 else 'one text'
+        how = f', parted by {self.parted}' * (len(self) > 1)
+        doubts = [*(_unparted(self) if self.parted else ()), *_doubts(self)]
+        said = [('poems', number + f'{how} (--separator)' * bool(self.parted)), *self.said,
+                *(('look out', doubt) for doubt in doubts),
+                ('length', f'shortest {lengths[0]:,}, median {median(lengths):,.0f}, '
+                           f'longest {lengths[-1]:,} characters'),
+                ('the first', first[0][:100]), *(('', line[:100]) for line in first[1:12]),
+                *[('', '...')] * (len(first) > 12)]
         return Story('\n'.join(f'{about:11} {what}'.rstrip() for about, what in said))
 
 # %% ../nbs/workshop/files.ipynb #545c8f1d
-def _plain(name, text): # clean, without its frame, the title that stood there, and what to say
-    text, title, left = unframe('\n\f\n'.join(clean(page + '\n')[:-1] for page in text.split('\f')), name)
+def _look(name, raw, encoding): # the columns of a file, or None; its text; and what to say
+    raw = unpack(raw, name)
+    if raw[:2] == b'PK': return excel(raw, name), '', []
+    text, used = decode(raw, name, encoding)
+    if not text.strip('\ufeff \t\r\n\f'):
+        raise ValueError(f"'{name}' is empty: there is no text in it. Put some poems in, or give another file.")
+    return table(text, name), text, [('encoding', f'{used} (--encoding)')] * (used != 'utf-8')
+
+def _plain(text, name): # the text clean and without its frame, the title that stood there, and what to say
+    pages = [clean(page + '\n')[:-1] for page in text.split('\f')]
+    text, title, left = unframe('\n\f\n'.join(pages), name)
     return text, title, [('left out', what) for what in left]
 
-def _read(name, raw, encoding, column, title, separator): # poems of a file, what parted them, and what to say
-    said, text = [], ''
-    if raw[:2] == b'PK': rows = excel(raw, name)
-    else:
-        text, used = decode(raw, name, encoding)
-        if used != 'utf-8': said.append(('encoding', f'{used} (--encoding)'))
-        if not text.strip('\ufeff \t\r\n\f'):
-            raise ValueError(f"'{name}' is empty: there is no text in it. Put some poems in, or give another file.")
-        rows = table(text, name)
-    if rows is not None:
-        poems, more = poems_in(rows, name, column, title)
+def _read(name, raw, encoding, column, title, separator): # the poems of a file, what parted them, what to say
+    columns, text, said = _look(name, raw, encoding)
+    if columns is not None:
+        poems, more = poems_in(columns, name, column, title)
         return poems, '', said + more
     if column: raise ValueError(f"'{name}' is no table, so it has no column '{column}'. Leave column out.")
-    text, head, more = _plain(name, text)
+    text, head, more = _plain(text, name)
     poems, parted, left = part(text, separator)
-    if not poems: raise ValueError(f"'{name}' is empty: there is no text in it. Put some poems in, or give another file.")
     if len(poems) == 1: poems = [titled(head, poems[0])]
     return poems, parted, said + more + [('left out', what) for what in left]
 
-def load_poems(src:str|Path|list, # a text, table, folder or .zip; a name in `corpora`; '-' for standard input; or a list of these
+def load_poems(src:str|Path|list, # a text, table, folder, .zip; a name in `corpora`; '-'; or a list of these
                column:str|None=None, # the column of a table that holds the poems; None to find it
                encoding:str|None=None, # how letters are stored in the files that aren't UTF-8; None to guess
                title:str|None=None, # the column of the titles, or 'none'; None to find it
-               separator:str|None=None, # a line between poems, or 'blank', 'two', 'line', 'none', see `part`; None to find out
+               separator:str|None=None, # a line between poems, or 'blank', 'two', 'line', 'none'; None to find it
                recursive:bool=False, # read what is in the subfolders of a folder, too?
-              )->Poems: # the poems, without blank lines around them and without repeats; their `story` says what was understood
-    """The poems of `src`.
+              )->Poems: # the poems, without repeats; their `story` says what was understood
+    """The poems of `src`; '-' is standard input.
 
     Raises `FileNotFoundError` where there is no such file, `ValueError` where it holds no readable poems,
     and what `fetch` raises."""
@@ -161,18 +185,21 @@ def load_poems(src:str|Path|list, # a text, table, folder or .zip; a name in `co
                 if not several or Path(name).suffix: raise
                 said.append(('left out', f"'{name}', which is no text"))
     marked = [r for r in read if len(r[2]) > 1 and r[3] not in ('', 'two blank lines')]
-    if len(read) > 2 and 0 < len(marked) < len(read) / 2 and not separator:  # too few: they stand inside poems, perhaps
+    if len(read) > 2 and 0 < len(marked) < len(read) / 2 and not separator:  # perhaps they stand inside poems
         read = [(*r[:2], *_read(*r[:2], *options, 'two')) if r in marked else r for r in read]
-        said.append(('look out', f"in '{marked[0][0]}' and {len(marked) - 1} others there are {marked[0][3]}; they part nothing, "
-                                 'since most files have none: if they should, read these files alone'))
-    poems = [poem for _, _, found, _, _ in read for poem in found]
-    if not poems: raise ValueError(f"'{src}' is empty: there is no text in it. Put some poems in, or give another file.")
-    where = Counter(pair for *_, more in read for pair in more)
-    said += [(about, what + f' (in {n} of {len(read)} files)' * (len(read) > 1)) for (about, what), n in where.items()]
-    if n := len(poems) - len(set(poems)): said.append(('left out', f'repeats: {n:,} of {len(poems):,} poems found, equal to others to the letter'))
+        name, what = marked[0][0], marked[0][3]
+        said.append(('look out', f"in {len(marked)} of {len(read)} files, such as '{name}', are {what}: they part "
+                                 'nothing, as most files have none; if they should, read these files alone'))
+    poems = [poem for _, _, found, *_ in read for poem in found]
+    if not poems: raise ValueError(f"'{src}' is empty: there is no text in it. Give another file.")
+    notes = Counter(note for *_, notes in read for note in notes)
+    of = f' of {len(read)} files)'
+    said += [(about, what + f' (in {n}{of}' * (len(read) > 1)) for (about, what), n in notes.items()]
+    if n := len(poems) - len(set(poems)):
+        said.append(('left out', f'repeats: {n:,} of {len(poems):,} poems found, equal to others to the letter'))
     partings = dict.fromkeys(parted for _, _, found, parted, _ in read if len(found) > 1 and parted)
-    texts = any(parted for *_, parted, _ in read)
-    return Poems(dict.fromkeys(poems), said, ' and by '.join(partings) or texts * ('the ends of files' if len(read) > 1 else 'two blank lines'))
+    usual = 'the ends of files' if len(read) > 1 else 'two blank lines'
+    return Poems(dict.fromkeys(poems), said, ' and by '.join(partings) or usual * any(r[3] for r in read))
 
 # %% ../nbs/workshop/files.ipynb #d01c0f3b
 def load_text(src:str|Path|list, # see `load_poems`
@@ -181,10 +208,10 @@ def load_text(src:str|Path|list, # see `load_poems`
               **more, # further options of `load_poems`
              )->str: # the text; of a folder or a table, its poems joined
     "All of `src` as one text. Raises what `load_poems` raises."
-    if isinstance(src, (list, tuple)) or column: return join_poems(load_poems(src, column, encoding, **more))
-    files, several, _ = _contents(src, False)
-    (name, raw), *_ = files
-    if several or raw[:2] == b'PK': return join_poems(load_poems(src, column, encoding, **more))
-    text, _ = decode(raw, name, encoding)
-    if not text.strip('\ufeff \t\r\n\f') or table(text, name) is not None: return join_poems(load_poems(src, column, encoding, **more))
-    return _plain(name, text)[0].replace('\f', '\n')
+    files, several, _ = ([], True, []) if isinstance(src, (list, tuple)) or column else _contents(src, False)
+    if several: return join_poems(load_poems(src, column, encoding, **more))
+    (name, raw), = files
+    columns, text, _ = _look(name, raw, encoding)
+    if columns is not None:
+        return join_poems(dict.fromkeys(poems_in(columns, name, title=more.get('title'))[0]))
+    return _plain(text, name)[0].replace('\f', '\n')

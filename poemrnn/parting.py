@@ -14,13 +14,15 @@ from unicodedata import numeric
 # %% ../nbs/workshop/parting.ipynb #e82b1484
 _number = r'(?P<n>\d{1,4}|[IVXLCDM]+|[ivxlcdm]+|[Ⅰ-ⅿ①-⑳]|[一二三四五六七八九十百]+)'
 _before = r'(?P<kind>(?:[^\W\d_]{2,}[.:]?[ _]+[#№]?){1,2}|[第其])?'  # such as `Poem` or `Sonnet No.`
-_weak, _sign = r'[-—–/|·<>()\[\]\\^.]', r'[-—–/|·<>()\[\]\\^*~=_+§%#•❦❧☙⁂†‡◆◇■□●○★☆♦♥♠♣&@¤$°¶─━═{}]' # weak: not alone
+_weak = r'[-—–/|·<>()\[\]\\^.]' # signs that say nothing where one or two stand alone
+_sign = r'[-—–/|·<>()\[\]\\^*~=_+§%#•❦❧☙⁂†‡◆◇■□●○★☆♦♥♠♣&@¤$°¶─━═{}]'
 _marks = { # what they are called; a `title` belongs to the poem already
     'lines of': rf'^[ \t]*(?!{_weak}{{1,2}}$)(?P<kind>{_sign}(?:[ \t]*{_sign})*)$',
     'the mark': r'<\|\w+\|>|^(?:</?(?:s|bos|eos|eop|sep)>|\[(?:SEP|EOS|END)\]|\f)$',
     'the numbers from': rf'^[^\w\n]*{_before}{_number}[首篇章]?[^\w\n]*$',
     'numbered titles from': rf'(?:(?<=\n\n)|\A){_number}[.):] +(?P<title>\S[^\n]*)$(?=\n\n|\Z)',
-    'headings such as': r'(?:(?<=\n\n)|\A)(?P<kind>#{1,6}(?= )|==+|\*\*|Title:) *(?P<title>[^\s*=#].*?) *(?:#+|==+|\*\*)?$'}
+    'headings such as': r'(?:(?<=\n\n)|\A)(?P<kind>#{1,6}(?= )|==+|\*\*|Title:) *'
+                        r'(?P<title>[^\s*=#].*?) *(?:#+|==+|\*\*)?$'}
 
 _underlined = r'(?:(?<=\n\n)|\A)(\S.*)\n(?:={3,}|-{3,})\n(?=\n)' # a heading, too
 
@@ -28,7 +30,9 @@ def _value(n): # of a number in digits, or Roman or Chinese ones
     if n.isdecimal(): return int(n)
     if not n.isascii():
         tens, ones = 0, 0
-        for v in map(numeric, n): tens, ones = (tens + (ones or 1) * v, 0) if v >= 10 and len(n) > 1 else (tens, v)
+        for v in map(numeric, n):
+            if v >= 10 and len(n) > 1: tens, ones = tens + (ones or 1) * v, 0
+            else: ones = v
         return tens + ones
     values = [dict(I=1, V=5, X=10, L=50, C=100, D=500, M=1000)[c] for c in n.upper()]
     return sum(-a if a < b else a for a, b in pairwise([*values, 0]))
@@ -46,35 +50,45 @@ def _candidates(text): # the marks of each kind, after what they are called
         kinds = {}
         for m in re.finditer(pattern, text, re.M):
             n, kind = m.groupdict().get('n', ''), m.groupdict().get('kind') or ''
-            kind = ''.join(sorted({*kind} - {' '})) if name == 'lines of' else kind  # *** is the same as * * * * *
+            if name == 'lines of': kind = ''.join(sorted({*kind} - {' '}))  # *** is the same as * * * * *
             kinds.setdefault((kind, n.isdecimal(), n.isupper()), []).append(m)
         for found in kinds.values():
             if 'n' in found[0].groupdict(): found = _rising(found)
-            if name == 'headings such as' and len(found) == 1 and found[0].start(): continue  # one line in bold, somewhere
-            if found: yield f'{name} {found[0][0].strip()!r}' + f' to {found[-1][0].strip()!r}' * name.endswith('from'), found
+            if name == 'headings such as' and len(found) == 1 and found[0].start(): continue  # a line in bold
+            if not found: continue
+            first, last = (m[0].strip() for m in (found[0], found[-1]))
+            yield f'{name} {first!r}' + f' to {last!r}' * name.endswith('from'), found
 
 # %% ../nbs/workshop/parting.ipynb #f2fc8f5a
 def _convincing(found, text): # do these marks part the poems, rather than the blank lines?
-    starts, ends = [0, *(m.end() for m in re.finditer('\n{3,}', text))], {m.start() for m in re.finditer(r'\n{3,}|\Z', text)}
+    starts = [0, *(m.end() for m in re.finditer('\n{3,}', text))]
+    ends = {m.start() for m in re.finditer(r'\n{3,}|\Z', text)}
     holding = {bisect(starts, m.start()) - 1 for m in found}
     alone = sum(m.start() in starts and m.end() in ends for m in found)
     at_edges = all(m.start() in starts or m.end() in ends for m in found)  # then there is one fewer than poems
     n = len(holding | {i for i, stretch in enumerate(re.split('\n{3,}', text)) if re.search(r'\w', stretch)})
     return len(holding) >= max(1, .8 * (n - alone - at_edges))
 
+def _marks_in(text): # convincing candidates
+    if text.count('\n\n\n') > 1000 or not any(_candidates(text[:50_000])): return []  # no need to look further
+    return [c for c in _candidates(text) if _convincing(c[1], text)]
+
 def _between(text, marks): # what stands before the first mark, and the pieces after each
     ends = [*(m.start() for m in marks[1:]), len(text)]
-    return text[:marks[0].start()], [m.groupdict().get('title', '') + text[m.end():end] for m, end in zip(marks, ends)]
+    pieces = [m.groupdict().get('title', '') + text[m.end():end] for m, end in zip(marks, ends)]
+    return text[:marks[0].start()], pieces
 
 # %% ../nbs/workshop/parting.ipynb #dc771f05
 _called = dict(blank='one blank line', two='two blank lines', line='the ends of lines', none='nothing')
 
 def _asked(text, separator): # the pieces
-    mark, words = separator.replace('\\n', '\n'), {'none': r'\Z', 'line': '\n', 'blank': '\n\n+', 'two': '\n{3,}'}
+    words = {'none': r'\Z', 'line': '\n', 'blank': '\n\n+', 'two': '\n{3,}'}
+    mark = separator.replace('\\n', '\n')
     pattern = words.get(mark) or rf'(?m)^[ \t]*{re.escape(mark.strip())}$'
     if mark not in words and ('\n' in mark or not re.search(pattern, text)): pattern = re.escape(mark)
     if mark not in words and not re.search(pattern, text):
-        raise ValueError(f"{separator!r} stands nowhere between the poems. Give a line that does, or one of the words {', '.join(words)}.")
+        raise ValueError(f"{separator!r} stands nowhere between the poems. Give a line that does, "
+                         f"or one of the words {', '.join(words)}.")
     return re.split(pattern, text)
 
 # %% ../nbs/workshop/parting.ipynb #d0477a03
@@ -87,14 +101,17 @@ def titled(title:str, # may be empty
 
 def _join_titles(parts): # where many parts are a single line and each stands before a poem; and how many
     lone = {i for i, p in enumerate(parts) if '\n' not in p and len(p) < 80}
-    if len(lone) < max(2, .4 * len(parts)) or not all(i + 1 < len(parts) and '\n' in parts[i + 1] for i in lone): return parts, 0
-    return [titled(parts[i - 1] if i - 1 in lone else '', p) for i, p in enumerate(parts) if i not in lone], len(lone)
+    before_poems = all(i + 1 < len(parts) and '\n' in parts[i + 1] for i in lone)
+    if len(lone) < max(2, .4 * len(parts)) or not before_poems: return parts, 0
+    poems = [titled(parts[i - 1] if i - 1 in lone else '', p) for i, p in enumerate(parts) if i not in lone]
+    return poems, len(lone)
 
 def line_ends(poems:list, # texts
              )->tuple: # the same, and the mark that was read as a line end
     "Where hardly any text has line ends, and most have a mark for them, the mark becomes one."
     if sum('\n' in p for p in poems) > .1 * len(poems): return poems, ''
-    marks = (r'\n', r'(?:\\r)?\\n', 1), ('<br>', ' *<(?:br|BR) ?/?>', 1), (' / ', ' +/ +', 1), (' | ', r' +[|¦] +', 1), ('/', r'(?<=\S)/(?=\S)', 2)
+    marks = ((r'\n', r'(?:\\r)?\\n', 1), ('<br>', ' *<(?:br|BR) ?/?>', 1), (' / ', ' +/ +', 1),
+             (' | ', r' +[|¦] +', 1), ('/', r'(?<=\S)/(?=\S)', 2))
     for mark, pattern, least in marks:
         if sum(len(re.findall(pattern, p)) >= least for p in poems) < .6 * len(poems): continue
         return [re.sub(pattern, '\n', re.sub(r' +(//|\|\|) +', '\n\n', p)) for p in poems], mark
@@ -102,7 +119,7 @@ def line_ends(poems:list, # texts
 
 # %% ../nbs/workshop/parting.ipynb #cf70d9a4
 def part(text:str, # clean
-         separator:str|None=None, # a line that stands between poems, or 'blank', 'two', 'line' or 'none'; None to find out
+         separator:str|None=None, # a line between poems, or 'blank', 'two', 'line', 'none'; None to find it
         )->tuple: # the poems, how they were parted, and what was left out
     "The poems in a text."
     text, left = text.strip('\n'), []
@@ -110,8 +127,9 @@ def part(text:str, # clean
     lines = [line for line in text.split('\n', 99) if line]
     how, pieces = 'two blank lines', re.split('\n{3,}', text)
     if separator: how, pieces = _called.get(separator, repr(separator)), _asked(text, separator)
-    elif len(lines) > 2 and sum(' / ' in line for line in lines) > .8 * len(lines): how, pieces = _called['line'], text.split('\n')
-    elif len(pieces) < 1000 and any(_candidates(text[:50_000])) and (found := [c for c in _candidates(text) if _convincing(c[1], text)]):
+    elif len(lines) > 2 and sum(' / ' in line for line in lines) > .8 * len(lines):
+        how, pieces = _called['line'], text.split('\n')
+    elif found := _marks_in(text):
         how, marks = max(found, key=lambda c: len(c[1]))
         before, pieces = _between(text, marks)
         if len(before) > 200 or how.startswith(('lines', 'the mark')): pieces.insert(0, before)

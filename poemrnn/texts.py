@@ -20,7 +20,8 @@ def clean(text:str, # any text
 # %% ../nbs/workshop/texts.ipynb #fd53fe6a
 _packings = {'gzip': b'\x1f\x8b', 'bz2': b'BZh', 'lzma': b'\xfd7zXZ'} # and the bytes that they begin with
 _formats = {'a PDF': b'%PDF', 'rich text (RTF)': b'{\\rtf', 'an old Office file (.doc, .xls)': b'\xd0\xcf\x11\xe0',
-            'a Word document (.docx)': b'word/', 'an e-book (.epub)': b'epub', 'an OpenDocument file (.odt)': b'opendocument',
+            'a Word document (.docx)': b'word/', 'an e-book (.epub)': b'epub',
+            'an OpenDocument file (.odt)': b'opendocument',
             'Parquet': b'PAR1', 'a picture': b'\x89PNG', 'a photo': b'\xff\xd8\xff', 'a database': b'SQLite'}
 way_out = ('Open it in the program that it comes from and save it as plain text (.txt), or a table as .csv, '
            'with the encoding UTF-8.')
@@ -31,10 +32,12 @@ def unpack(raw:bytes, # what a file holds
     "Raises `ValueError` at half a packing, and at formats that are no text."
     module = next((module for module, begin in _packings.items() if raw.startswith(begin)), '')
     if not module and str(name).lower().endswith('.gz'):
-        raise ValueError(f"'{name}' is not a whole gzip file. Get it again; or, if it isn't packed at all, take .gz off its name.")
+        raise ValueError(f"'{name}' is not a whole gzip file. Get it again; or, if it isn't packed at all, "
+                         'take .gz off its name.')
     try: raw = import_module(module).decompress(raw) if module else raw
     except Exception:  # each module has its own
-        raise ValueError(f"'{name}' is not a whole {module} file: its end is missing, perhaps. Get it again.") from None
+        raise ValueError(f"'{name}' is not a whole {module} file: its end is missing, perhaps. "
+                         'Get it again.') from None
     for kind, begin in _formats.items():
         if raw[:9].lstrip().startswith(begin) or raw[:2] == b'PK' and begin in raw:
             raise ValueError(f"'{name}' is {kind}, which can't be read here. {way_out}")
@@ -42,9 +45,10 @@ def unpack(raw:bytes, # what a file holds
 
 # %% ../nbs/workshop/texts.ipynb #af670a06
 def _signs(encoding, first, last): # the characters whose first byte is in this range
-    return ''.join(bytes([a, b]).decode(encoding, 'ignore') for a in range(first, last + 1) for b in range(0x40, 0xff))
+    pairs = (bytes([a, b]) for a in range(first, last + 1) for b in range(0x40, 0xff))
+    return ''.join(pair.decode(encoding, 'ignore') for pair in pairs)
 
-def _languages(): # encodings, how far to trust them, and what each language has beside a to z, often used ones first
+def _languages(): # encodings, how far to trust them, and what languages have beside a to z, often used first
     western = 'éèàêçùâîôûëïœ äöüß áéíóúñüª àèéìòù áâãàçéêíóôõú åäöøæé éëïó'
     yield 'cp1252', 1.1, western
     yield 'mac_roman cp850', 1., western
@@ -62,7 +66,7 @@ def _languages(): # encodings, how far to trust them, and what each language has
 _anywhere = set('’‘“”„«»–—…·°¡¿€£§\xa0，。！？、；：「」『』（）《》．') # what says nothing of the language
 
 def _usual(text, letters): # which share of the characters beyond ASCII this language uses
-    text = re.sub(r'\b[^\W\d_]', lambda m: m[0].lower(), text[:50_000])  # a capital is usual where a word begins
+    text = re.sub(r'\b[^\W\d_]', lambda m: m[0].lower(), text[:50_000])  # capitals are usual where words begin
     foreign = [c for c in text if c > '\x7f' and c not in _anywhere]
     often = {c: 1 if i < 10 or len(letters) > 99 else .6 for i, c in enumerate(letters)}
     usual = sum(often.get(c) or .5 * (c.lower() in often) for c in foreign)
@@ -86,8 +90,8 @@ def guesses(raw:bytes, # a text in an unknown encoding
 def _tries(raw, encoding): # encodings, in the order in which to try them
     if raw[:2] in (b'\xff\xfe', b'\xfe\xff'): yield 'utf-16' if any(raw[2:4]) else 'utf-32'  # a byte order mark
     if b'\0' in raw and raw[:200].count(0) > len(raw[:200]) / 3: yield 'utf-16-le' if raw[0] else 'utf-16-be'
-    named = [encoding] * bool(encoding)
-    yield from named + ['utf-8'] if re.match('iso.?2022|hz|utf.?7', encoding or '') else ['utf-8'] + named  # some look like ASCII
+    likely = ['utf-8'] + [encoding] * bool(encoding)
+    yield from likely[::-1] if re.match('iso.?2022|hz|utf.?7', encoding or '') else likely  # these look like ASCII
 
 def decode(raw:bytes, # what a file holds, unpacked
            name:str, # the file, for messages
@@ -96,7 +100,8 @@ def decode(raw:bytes, # what a file holds, unpacked
     "The text of a file. Raises `ValueError` where it has none, or where that is doubtful."
     try: 'a'.encode(encoding or 'utf-8')
     except LookupError:
-        raise ValueError(f"There is no encoding called '{encoding}'. Common ones are utf-8, utf-16, cp1252, gb18030.") from None
+        raise ValueError(f"There is no encoding called '{encoding}'. Common ones are utf-8, utf-16, cp1252, "
+                         'gb18030.') from None
     for attempt in _tries(raw, encoding):
         try: text, bad = raw.decode(attempt), None
         except UnicodeDecodeError as e: text, bad = '', e.start
@@ -108,18 +113,25 @@ def decode(raw:bytes, # what a file holds, unpacked
     score, best, text = found[0] if found else (0, '', '')
     doubts = [f for f in found if f[0] > score - .02 and f[2] != text] if score > .7 else found[1:2]
     if score < .4:
-        raise ValueError(f"'{name}' is not {encoding or 'UTF-8'} text: byte {bad}, on line {raw.count(10, 0, bad) + 1}, cannot be read. "
+        line = raw.count(10, 0, bad) + 1
+        raise ValueError(f"'{name}' is not {encoding or 'UTF-8'} text: byte {bad}, on line {line}, cannot be read. "
                          f'If it is text at all: {way_out[0].lower()}{way_out[1:]}')
     if doubts:
-        readings = ' or '.join(f'{e} ({re.search(".{0,9}[^ -~]+.{0,9}", t)[0]!r})' for _, e, t in [found[0], *doubts])
-        raise ValueError(f"'{name}' is not UTF-8, and may be {readings}. Give the right one as encoding, or save it anew, with the encoding UTF-8.")
+        stretch = re.compile('.{0,9}[^ -~]+.{0,9}')
+        readings = ' or '.join(f'{e} ({stretch.search(t)[0]!r})' for _, e, t in [found[0], *doubts])
+        raise ValueError(f"'{name}' is not UTF-8, and may be {readings}. Give the right one as encoding, "
+                         'or save it anew, with the encoding UTF-8.')
     return text, best
 
 # %% ../nbs/workshop/texts.ipynb #60e7aefe
-_tags = (r'<(?:!doctype|\?xml|/?(?:html|head|body|div|p|span|table|tei|poem|lg|br|h[1-6]))\b[^>\n]*>|\\documentclass|\\begin\{')
-_gutenberg = r'\*\*\* ?START OF TH[^\n]*PROJECT GUTENBERG[^*]*\*\*\*\n(.*?)(?=\*\*\* ?END OF TH|\nEnd of (?:the|this) Project Gutenberg|\Z)'
+_tags = (r'<(?:!doctype|\?xml|/?(?:html|head|body|div|p|span|table|tei|poem|lg|br|h[1-6]))\b[^>\n]*>|'
+         r'\\documentclass|\\begin\{')
+_gutenberg = (r'\*\*\* ?START OF TH[^\n]*PROJECT GUTENBERG[^*]*\*\*\*\n(.*?)'
+              r'(?=\*\*\* ?END OF TH|\nEnd of (?:the|this) Project Gutenberg|\Z)')
+_wikisource = r'\n(?:Exported from Wikisource on .*|About this digital edition\n(?:.*\n){0,3}.*Wikisource(?s:.*))'
 _matter = r'\s*(---|\+\+\+)\n((?:[\w-]+ *[:=].*\n|[ \t-].*\n|\n)+?)(?:\1|\.\.\.)(?:\n|\Z)'
-_letter = r'\s*()((?:(?:From|To|Cc|Subject|Date|Sent|Reply-To|Message-ID|MIME-Version|Content-\S+|X-\S+): .*\n(?:[ \t].*\n)*){2,})\n'
+_letter = (r'\s*()((?:(?:From|To|Cc|Subject|Date|Sent|Reply-To|Message-ID|MIME-Version|Content-\S+|X-\S+): .*\n'
+           r'(?:[ \t].*\n)*){2,})\n')
 
 def unframe(text:str, # clean
             name:str, # the file, for messages
@@ -129,15 +141,17 @@ def unframe(text:str, # clean
     if '***' in text and (books := re.findall(_gutenberg, text, re.S | re.I)):
         text = '\n\n\n'.join(books)
         left.append("the header and the licence of Project Gutenberg")
-    text, n = re.subn(r'\n(?:Exported from Wikisource on .*|About this digital edition\n(?:.*\n){0,3}.*Wikisource(?s:.*))', '', text)
+    text, n = re.subn(_wikisource, '', text)
     if n: left.append('what Wikisource says of its export')
     if head := re.match(_matter, text) or re.match(_letter, text):
         if found := re.search(r'^(?:title|Subject) *[:=] *(.*)', head[2], re.M): title = found[1].strip(' "\'')
         text = text[head.end():]
         left.append(f"the lines at its head that begin with {head[2].split()[0]!r}")
     if marks := re.search(_tags, text[:1500], re.I):
-        raise ValueError(f"'{name}' is a formatted page, with marks such as {marks[0][:30]} (HTML, XML, LaTeX). {way_out}")
-    if text.lstrip('\n').startswith('>') and sum(line[:1] in '>' for line in text.split('\n')) > .9 * text.count('\n'):
+        raise ValueError(f"'{name}' is a formatted page, with marks such as {marks[0][:30]} "
+                         f'(HTML, XML, LaTeX). {way_out}')
+    lines = text.split('\n') if text.lstrip('\n').startswith('>') else []
+    if lines and sum(line[:1] in '>' for line in lines) > .9 * len(lines):
         text = re.sub(r'(?m)^(?:> ?)+', '', text)
         left.append("the marks '>' of a quotation")
     return text, title, left
