@@ -144,7 +144,7 @@ def _look(name, raw, encoding): # the columns of a file, or None; its text; and 
     text, used = decode(raw, name, encoding)
     if not text.strip('\ufeff \t\r\n\f'):
         raise ValueError(f"'{name}' is empty: there is no text in it. Put some poems in, or give another file.")
-    return table(text, name), text, [('encoding', f'{used} (--encoding)')] * (used != 'utf-8')
+    return table(text, name), text, [('encoding', f'not UTF-8 but, as it seems, {used} (--encoding)')] * (used != 'utf-8')
 
 def _plain(text, name): # the text clean and without its frame, the title that stood there, and what to say
     pages = [clean(page + '\n')[:-1] for page in text.split('\f')]
