@@ -154,9 +154,12 @@ def _plain(text, name): # the text clean and without its frame, the title that s
 def _read(name, raw, encoding, column, title, separator): # the poems of a file, what parted them, what to say
     columns, text, said = _look(name, raw, encoding)
     if columns is not None:
+        if separator: raise ValueError(f"'{name}' is a table: its rows are its poems. Leave separator out.")
         poems, more = poems_in(columns, name, column, title)
         return poems, '', said + more
-    if column: raise ValueError(f"'{name}' is no table, so it has no column '{column}'. Leave column out.")
+    for option, value in dict(column=column, title=title).items():
+        if value in (None, 'none'): continue
+        raise ValueError(f"'{name}' is no table, so it has no column '{value}'. Leave {option} out.")
     text, head, more = _plain(text, name)
     poems, parted, left = part(text, separator)
     if len(poems) == 1: poems = [titled(head, poems[0])]
