@@ -95,7 +95,8 @@ def _unparted(poems): # are there more poems than were found?
         yield f'the line {line!r} stands alone {times} times: if it parts poems, give --separator {line!r}'
         return
     many = len(poems) < 10 and blocks >= 4 * len(poems) or n > 7 and len(longest) > 5 * usual
-    if n > 1 and (len(poems) == 1 or many):
+    title = '\n' not in longest.split('\n\n')[0]  # its first block
+    if n > 1 + title and (len(poems) == 1 or many):
         yield f'{which} has {n} blocks parted by one blank line: if each is a poem, give --separator blank'
     elif len(poems) == n == 1 and longest.count('\n') > 3:
         lines = longest.count('\n') + 1

@@ -56,7 +56,7 @@ def _candidates(text): # the marks of each kind, after what they are called
             if 'n' in found[0].groupdict(): found = _rising(found)
             if name == 'headings such as' and len(found) == 1 and found[0].start(): continue  # a line in bold
             if not found: continue
-            first, last = (m[0].strip() for m in (found[0], found[-1]))
+            first, last = (m[0].strip() or 'form feed' for m in (found[0], found[-1]))
             yield f'{name} {first!r}' + f' to {last!r}' * name.endswith('from'), found
 
 # %% ../nbs/workshop/parting.ipynb #f2fc8f5a

@@ -179,6 +179,7 @@ def poems_in(table:dict, # lists of cells by the names of their columns
     head = title or (heads or ['none'])[0]
     titles = [' '.join(c.split()) for c in table.get(head, bodies)] if head != 'none' else [''] * len(bodies)
     all_names = ', '.join([*table][:12]) + ', ...' * (len(table) > 12)
+    if all(re.fullmatch(r'column \d+', n) for n in table): all_names += ', since no row has their names'
     said = [('from', f"column {', '.join(chosen)} of {all_names} (--column)")]
     if head != 'none': said.append(('titles', f"from column {head} (--title; --title none for no titles)"))
     like = [n for n in table if not _aside.search(n) and n not in heads
