@@ -84,7 +84,7 @@ def _seconds(vocab, data, how, n_batches, n_processes=1):
     epoch = n_batches * min(np.diff(times)) + reading * (len(data[1]) + min(len(data[1]), 50_000))
     return how['epochs'] * epoch, threads, sum(p.numel() for p in net.parameters())
 
-def checkup(poems:list|str, # poems, or one text
+def checkup(poems:list|str, # poems (of `load_poems`, which know their story, or any), or one text
             val_text:str|None=None, # a text to be examined on, where you have one; else a tenth of `poems`
             min_count:int=1, # see `prepare`
             n_processes:int=1, # how many share the work
@@ -106,7 +106,8 @@ def checkup(poems:list|str, # poems, or one text
     n_batches = math.ceil((len(train_data) - 1) // how['batch_size'] / how['seq_length'])
     seconds, how['threads'], n_weights = _seconds(vocab, (train_data, val_data), how, n_batches, n_processes)
     several = not isinstance(poems, str) and len(poems) > 1
-    print(f"poems       {f'{len(poems):,}' if several else 'one text'}",
+    story = getattr(poems, 'story', f"poems       {f'{len(poems):,}' if several else 'one text'}")
+    print(story,
           f"characters  {len(train_data):,} to learn from, {len(val_data):,} held out",
           f"distinct    {len(vocab):,}; fewer than 10 times: {' '.join(rare[:25]) or 'none'}"
           + f' and {len(rare) - 25:,} others' * (len(rare) > 25),
@@ -123,6 +124,7 @@ def checkup(poems:list|str, # poems, or one text
 # %% ../nbs/workshop/checkup.ipynb #2da8fcb1
 def scoreboard(history, # a `History` of chapter 03
                counting:list, # the losses of `ngram_losses` on the same data
+               seen:float=0., # which share of the held-out text stands in the training text, see `seen_before`
               )->str: # a small table, in nats and bits per character
     "The best network beside the baselines, all on the same held-out text."
     order = int(np.argmin(counting))
@@ -130,4 +132,6 @@ def scoreboard(history, # a `History` of chapter 03
               f'best n-gram (order {order})': counting[order], 'this network': history.best['val'],
               '  and on the poems it learned from': history.best['train']}
     return '\n'.join([f"{'held-out loss per character':36} nats   bits"] +
-                     [f'{name:36}{nats:5.3f}  {nats / math.log(2):5.3f}' for name, nats in losses.items()])
+                     [f'{name:36}{nats:5.3f}  {nats / math.log(2):5.3f}' for name, nats in losses.items()] +
+                     [f'{seen:.1%} of the held-out text stands in the training text, line for line: '
+                      'the loss looks better than it is.'] * (seen >= .0005))

@@ -7,7 +7,7 @@ __all__ = ['plain_errors', 'poemrnn_train', 'poemrnn_sample']
 
 # %% ../nbs/workshop/commands.ipynb #9b70c9cb
 import os, shutil, sys
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 
 from fastcore.script import call_parse, Param, store_true
@@ -44,27 +44,38 @@ def _known(poems, val_text, init, given, min_count): # the network to begin with
     if init: return None if init == 'random' else load(init)
     return None if 'n_hidden' in given or 'n_layers' in given or min_count > 1 else head_start(poems, val_text)
 
-def _train(src, out, val, column, encoding, min_count, seed, init, resume, given):
+def _held_out(val, reading): # the text to be examined on; it may be a file of another kind than that of the poems
+    from poemrnn.encoding import join_poems
+    from poemrnn.files import load_poems
+    try: poems = load_poems(val, **reading)
+    except ValueError: poems = load_poems(val, encoding=reading['encoding'])
+    print(f'held out    all of {val}:', poems.story, '', 'to learn from:', sep='\n')
+    return join_poems(poems) if len(poems) > 1 else poems[0]
+
+def _train(src, out, val, reading, min_count, seed, init, resume, given):
     "What `poemrnn_train` does."
     import torch
     from poemrnn.checkup import checkup, extended, scoreboard
     from poemrnn.counting import ngram_losses
     from poemrnn.encoding import anthology
-    from poemrnn.files import load_poems, load_text
-    from poemrnn.keeping import check_out, load
+    from poemrnn.files import load_poems
+    from poemrnn.keeping import check_out, held, load
     from poemrnn.model import CharRNN
-    from poemrnn.preparing import prepare
+    from poemrnn.preparing import prepare, seen_before
     from poemrnn.hooks import _place, Keep, Patience, together
     from poemrnn.resuming import resume_training
     from poemrnn.train import train
-    with together() as hooks:
+    with together() as hooks, nullcontext() if _place()[0] else held(out):
         if not resume: check_out(out)
-        poems = load_poems(src, column, encoding) if src else load_poems(anthology)
-        val_text = val and load_text(val, column, encoding)
+        poems = load_poems(src, **reading) if src else load_poems(anthology)
+        val_text = val and _held_out(val, reading)
         known = load(out) if resume else _known(poems, val_text, init or (None if src else 'random'), given, min_count)
         vocab, data = prepare(poems, val_text, known.chars if known else (), min_count)
         counting = ngram_losses(data[0][-4_000_000:], data[1][:500_000], len(vocab))  # of a long text, parts
-        if resume: net, history = resume_training(out, data, hooks, **given)
+        seen = seen_before(*map(vocab.decode, data))
+        if resume:
+            print(poems.story)
+            net, history = resume_training(out, data, hooks, **given)
         else:
             number, n_processes = _place()
             how = checkup(poems, val_text, min_count, n_processes, known, **given)
@@ -73,18 +84,21 @@ def _train(src, out, val, column, encoding, min_count, seed, init, resume, given
             *size, patience = [how.pop(k) for k in ('n_hidden', 'n_layers', 'drop_prob', 'patience')]
             net = extended(known, vocab.chars, size[-1]) if known else CharRNN(vocab.chars, *size)
             history = train(net, data, **how, hooks=[*hooks, Patience(patience), Keep(out)])
-        print(f'{scoreboard(history, counting)}\nThe network is in {out}. Now try: poemrnn_sample --net {out}')
+        print(f'{scoreboard(history, counting, seen)}\nThe network is in {out}. Now try: poemrnn_sample --net {out}')
 
 # %% ../nbs/workshop/commands.ipynb #c7acdaea
 @call_parse
 def poemrnn_train(
-    src:Param('a text of poems, two blank lines between them; a folder of .txt files, a poem each; a .csv, .tsv, .json '
-              'or .jsonl file; the name of a collection, shakespeare or tang; - for standard input; the poems of the package '
-              'if left out', str, opt=False, nargs='?')=None,
+    src:Param('one or several: a text of poems, two blank lines between them; a folder of such files, or a .zip; a table '
+              '(.csv, .tsv, .json, .jsonl, .xlsx); the name of a collection, shakespeare or tang; - for standard input; '
+              'the poems of the package if left out', str, opt=False, nargs='*')=None,
     out:str='poems.net', # file to write the network to
     val:str=None, # a text to be examined on; if left out, a tenth of the poems is held out
-    column:str=None, # the column of a table that holds the poems; found if left out
-    encoding:str='utf-8', # how letters are stored in the files
+    column:str=None, # the column of a table that holds the poems; several, a line in each, parted by commas; found if left out
+    title:str=None, # the column of the titles, or the word none; found if left out
+    separator:str=None, # a line that stands between poems, such as ***, or one of the words blank, two, line, none; found if left out
+    encoding:str=None, # how letters are stored in the files that aren't UTF-8; guessed if left out
+    recursive:store_true=False, # read what is in the subfolders of a folder, too
     min_count:int=1, # characters that come less often are folded into one sign that is never written
     epochs:int=None, # times through the poems; this and the next seven suit the text if left out
     n_hidden:int=None, # width of the network
@@ -102,8 +116,9 @@ def poemrnn_train(
     given = dict(epochs=epochs, n_hidden=n_hidden, n_layers=n_layers, batch_size=batch_size, seq_length=seq_length,
                  lr=lr, drop_prob=drop_prob, patience=patience)
     given = {k: v for k, v in given.items() if v is not None}
+    reading = dict(column=column, title=title, separator=separator, encoding=encoding, recursive=recursive)
     with plain_errors(), redirect_stdout(sys.stderr):
-        _train(src, out, val, column, encoding, min_count, seed, init, resume, given)
+        _train(src, out, val, reading, min_count, seed, init, resume, given)
 
 # %% ../nbs/workshop/commands.ipynb #ac32ec66
 @call_parse

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['unknown', 'whole_number', 'positive', 'share', 'integers', 'three_axes', 'single_characters', 'nearest', 'adapt',
            'unknown_character', 'a_text', 'enough_poems', 'enough_for_rows', 'enough_to_guess', 'controls', 'a_network',
-           'writable', 'something_to_read', 'settings_known', 'listeners', 'finite']
+           'typed', 'writable', 'something_to_read', 'settings_known', 'listeners', 'finite']
 
 # %% ../nbs/workshop/doors.ipynb #69e5d383
 import unicodedata
@@ -13,6 +13,8 @@ from difflib import get_close_matches
 from numbers import Integral, Real
 
 import numpy as np
+
+from .texts import clean
 
 # %% ../nbs/workshop/doors.ipynb #ddb097ed
 def whole_number(least:int, # the smallest that will do
@@ -156,16 +158,23 @@ def a_network(net, # what was given
     if not hasattr(net, 'vocab'):
         raise TypeError(f"net must be a network, such as load('poems.net') gives; here it is {net!r}.")
 
+def typed(prime:str, # what somebody typed
+         )->str: # the same, cleaned like the texts that a network learned from
+    "Raises `TypeError` at what is no text."
+    a_text(prime, 'encode')
+    return clean(prime)
+
 def writable(net, # what was given as a network
              size:int, # characters to write
              prime:str, # what a text begins with
              seed:int|None, # for the drawing
              n:int, # texts side by side
              how:dict, # temperature, top_k and top_p
-            )->None:
+            )->str: # the prime, cleaned
     "Complain before anything is written: raise what fits at anything that can't be meant."
-    a_network(net); net.vocab.encode(prime); controls(**how)
+    a_network(net); net.vocab.encode(prime := typed(prime)); controls(**how)
     whole_number(0, size=size, seed=0 if seed is None else seed); whole_number(1, n=n)
+    return prime
 
 def something_to_read(text, # what was given
                      )->None:

@@ -30,7 +30,8 @@ def resume_training(path:str|Path, # the file that `Keep` was given
     net = load(path)
     saved = torch.load(path, map_location='cpu', weights_only=True)
     if 'last' not in saved:
-        raise ValueError(f"'{path}' holds no unfinished training, so there is nothing to resume.")
+        raise ValueError(f"'{path}' holds no unfinished training, so there is nothing to resume. "
+                         f'To teach its network more, begin with it: init {path} (in the command: --init {path}).')
     settings, n_processes = saved['settings'], len(saved['last']['processes'])
     if 'threads' not in settings:
         raise ValueError(f"'{path}' was begun by an earlier version, which learned in another way. "

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from .doors import controls, something_to_read, writable
+from .doors import controls, something_to_read, typed, writable
 from .encoding import poem_end
 from .engine import legible, writing
 from .keeping import load, pretrained
@@ -82,7 +82,7 @@ def sample(net:CharRNN, # a trained network
           )->str|list: # the prime and up to `size` characters; with `n` a list of such texts
     "A text that begins with `prime`, or several. Raises `ValueError` at a character that `net` doesn't know."
     rows, how = 1 if n is None else n, dict(temperature=temperature, top_k=top_k, top_p=top_p)
-    writable(net, size, prime, seed, rows, how)
+    prime = writable(net, size, prime, seed, rows, how)
     rng, texts = np.random.default_rng(seed), [''] * rows
     def pick(scores): return draw(chances(scores, **how), rng)
     for texts in writing(net, pick, rows, size, prime, stop): pass  # to the end
@@ -101,7 +101,7 @@ def stream(net:CharRNN, # a trained network
           )->Iterator[str]: # one character after the other, without the prime
     "Write, a character at a time. Raises what `sample` raises, at the call."
     how = dict(temperature=temperature, top_k=top_k, top_p=top_p)
-    writable(net, size, prime, seed, 1, how)
+    prime = writable(net, size, prime, seed, 1, how)
     rng = np.random.default_rng(seed)
     return (texts[0][-1] for texts in writing(net, lambda s: draw(chances(s, **how), rng), 1, size, prime, stop))
 
@@ -113,7 +113,7 @@ def write_poem(net:CharRNN, # a network trained on poems
                **controls, # `top_k`, `top_p`, `seed` and `n`, see `sample`
               )->str|list: # the poem, without blank lines around it; with `n` a list of poems
     "A poem from its title to its end. Raises what `sample` raises."
-    net.vocab.encode(prime)  # an unknown character is named by its place in the prime
+    net.vocab.encode(prime := typed(prime))  # an unknown character is named by its place in the prime
     before = poem_end if '\n' in net.char2int else ''
     written = sample(net, size, before + prime, stop=poem_end, temperature=temperature, **controls)
     return written.strip('\n') if isinstance(written, str) else [poem.strip('\n') for poem in written]
