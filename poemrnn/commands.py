@@ -62,7 +62,7 @@ def _train(src, out, val, reading, min_count, seed, init, resume, given):
     from poemrnn.keeping import check_out, held, load
     from poemrnn.model import CharRNN
     from poemrnn.preparing import prepare, seen_before
-    from poemrnn.hooks import _place, Keep, Patience, together
+    from poemrnn.hooks import _place, Keep, Patience, Start, together
     from poemrnn.resuming import resume_training
     from poemrnn.train import train
     with together() as hooks, nullcontext() if _place()[0] else held(out):
@@ -83,7 +83,7 @@ def _train(src, out, val, reading, min_count, seed, init, resume, given):
             torch.manual_seed(seed % 2**64)
             *size, patience = [how.pop(k) for k in ('n_hidden', 'n_layers', 'drop_prob', 'patience')]
             net = extended(known, vocab.chars, size[-1]) if known else CharRNN(vocab.chars, *size)
-            history = train(net, data, **how, hooks=[*hooks, Patience(patience), Keep(out)])
+            history = train(net, data, **how, hooks=[*hooks, *[Start()] * bool(known), Patience(patience), Keep(out)])
         print(f'{scoreboard(history, counting, seen)}\nThe network is in {out}. Now try: poemrnn_sample --net {out}')
 
 # %% ../nbs/workshop/commands.ipynb #c7acdaea

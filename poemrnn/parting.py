@@ -114,7 +114,8 @@ def line_ends(poems:list, # texts
              (' | ', r' +[|¦] +', 1), ('/', r'(?<=\S)/(?=\S)', 2))
     for mark, pattern, least in marks:
         if sum(len(re.findall(pattern, p)) >= least for p in poems) < .6 * len(poems): continue
-        return [re.sub(pattern, '\n', re.sub(r' +(//|\|\|) +', '\n\n', p)) for p in poems], mark
+        poems = [re.sub(r' +(//|\|\|) +|</p>\s*<p\b[^>]*>', '\n\n', p) for p in poems]
+        return [re.sub(pattern, '\n', re.sub(r'</?p\b[^>]*>', '', p)) for p in poems], mark
     return poems, ''
 
 # %% ../nbs/workshop/parting.ipynb #cf70d9a4

@@ -96,7 +96,7 @@ def excel(raw:bytes, # an .xlsx file
 # %% ../nbs/workshop/tables.ipynb #4c435110
 _body = re.compile(r'poem|poes[iy]|po[eè]m|lyric|vers|text|content|body|paragraph|\blines?$|haiku|limerick|'
                    r'sonnet|stanza|gedicht|стих|текст|诗|詩|内容|內容|本文', re.I)
-_title = re.compile(r'title|tit[eo]l|titre|t[ií]tulo|\bname$|_name$|song|heading|rhythmic|题|題|назв', re.I)
+_title = re.compile(r'title|tit[eo]l|titre|t[ií]tulo|\bname$|_name$|\bnaam$|\bnom$|\bnome$|song|heading|rhythmic|题|題|назв', re.I)
 _person = r'aut[ho]+r|artist|poet\b|poet.?name|dichter|poeta|user|file|album|book|collection|作者|автор'
 _aside = re.compile(_person + r'|id$|url|link|href|note|comment|essay|about|bio|summ|translat|date|year|tag|genre|'
                     r'label|source|context|prompt|count|length|num|lang|syllab|image|class|title|name', re.I)
@@ -176,18 +176,19 @@ def poems_in(table:dict, # lists of cells by the names of their columns
     bodies = ['\n'.join(filter(None, cells)).strip('\n') for cells in zip(*(table[n] for n in chosen))]
     heads = [n for n in table if _title.search(n) and not re.search(_person, n, re.I)
              and n not in chosen and max(map(len, table[n])) < 250]
-    head = title or (heads or ['none'])[0]
+    head = title or max(heads, key=lambda n: sum(map(bool, table[n])), default='none')  # the one with fewest gaps
     titles = [' '.join(c.split()) for c in table.get(head, bodies)] if head != 'none' else [''] * len(bodies)
     all_names = ', '.join([*table][:12]) + ', ...' * (len(table) > 12)
     if all(re.fullmatch(r'column \d+', n) for n in table): all_names += ', since no row has their names'
     said = [('from', f"column {', '.join(chosen)} of {all_names} (--column)")]
     if head != 'none': said.append(('titles', f"from column {head} (--title; --title none for no titles)"))
+    elif len(table) > 1 and not title: said.append(('titles', 'none (--title COLUMN)'))
     like = [n for n in table if not _aside.search(n) and n not in heads
             and .3 < size[n] / (size[chosen[0]] or 1) < 3]
     if len(chosen) == 1 and len(like) > 1 and '\n' not in ''.join(c for n in like for c in table[n]):
         said.append(('look out', f"columns {' and '.join(like)} look alike: if they hold the lines of a poem, "
                                  f"give --column {','.join(like)}"))
-    keys = [n for n in table if _group.search(n) and n not in chosen and 2 * len(set(table[n])) <= len(bodies)]
+    keys = [n for n in table if _group.search(n) and n not in chosen and all(table[n]) and 2 * len(set(table[n])) <= len(bodies)]
     key = keys[0] if keys else None
     if key and not any('\n' in b for b in bodies) and len([*groupby(table[key])]) == len(set(table[key])):
         groups = [list(rows) for _, rows in groupby(range(len(bodies)), table[key].__getitem__)]
