@@ -32,7 +32,7 @@ def settings_for(n_chars:int, # characters to learn from
     how = dict(n_hidden=128 if n_chars < 60_000 else 256, n_layers=1 if n_chars < _plenty else 2,
                drop_prob=.5 if n_chars < _plenty else 0.,
                epochs=epochs, batch_size=min(32, max(1, n_chars // 2000)), seq_length=64,
-               lr=.008, clip=1., patience=max(5, epochs // 5))
+               lr=.016, clip=1., patience=max(5, epochs // 5))
     if known:  # it spells already: fewer epochs, and shorter steps, or that is soon forgotten
         how |= dict(n_hidden=known.n_hidden, n_layers=known.n_layers, lr=.004, drop_prob=.5,
                     epochs=min(8, max(1, round(3e6 / n_chars))), patience=3)

@@ -42,7 +42,7 @@ def _choose(folder, name, recursive): # the files to be read, and what to say of
                    'Put each poem in a file of its own, named something.txt.')
         raise ValueError(f"The folder '{name}' holds no .txt file. {way_out}")
     said, others = [('from', f"{len(chosen)} files in '{name}'")], [p for p in rest if p not in chosen]
-    for found, why in ((below, 'in subfolders (--recursive)'), (never, 'that hold no poems'),
+    for found, why in ((below, 'in subfolders (--recursive)'), (never, 'without poems'),
                        (others, 'of other kinds (name them, to have them read)')):
         names = ', '.join(p.name for p in found[:4]) + ', ...' * (len(found) > 4)
         if found: said.append(('left out', f"{len(found)} file{'s' * (len(found) > 1)} {why}: {names}"))
@@ -81,7 +81,7 @@ class Story(str):
     def __repr__(self): return str(self)
 
 _spoiled = { # what a poem should not hold, and how to find it
-    'tags or signs of a formatted page': r'</?[A-Za-z][^>\n]{0,60}>|&[a-z#\d]+;|\[\[|\{\{|\\n|https?://',
+    'tags, links or signs of a formatted page': r'</?[A-Za-z][^>\n]{0,60}>|&[a-z#\d]+;|\[\[|\{\{|\\n|https?://',
     'signs for letters that an earlier program lost': '\ufffd',
     'letters that an earlier program spoiled': 'Ã[\x80-\xbf]|â€'}
 
@@ -97,7 +97,8 @@ def _unparted(poems): # are there more poems than were found?
     many = len(poems) < 10 and blocks >= 4 * len(poems) or n > 7 and len(longest) > 5 * usual
     title = '\n' not in longest.split('\n\n')[0]  # its first block
     if n > 1 + title and (len(poems) == 1 or many):
-        yield f'{which} has {n} blocks parted by one blank line: if each is a poem, give --separator blank'
+        yield (f'{which} has {n} blocks parted by one blank line: if each is a poem, give --separator blank; '
+               'if some are stanzas, put two blank lines between the poems')
     elif len(poems) == n == 1 and longest.count('\n') > 3:
         lines = longest.count('\n') + 1
         yield f'the text has {lines} lines and no blank line: if each is a poem, give --separator line'
@@ -109,7 +110,8 @@ def _doubts(poems): # what else looks wrong
     elif 0 < single < len(poems): yield f'poems of a single line: {single:,}. Are they titles?'
     for what, pattern in _spoiled.items():
         found = [m[0] for p in poems if (m := re.search(pattern, p))]
-        if found: yield f"poems with {what}, such as '{found[0]}': {len(found):,}. They will be learned"
+        if found: yield (f"poems with {what}, such as '{found[0]}': {len(found):,}. They will be learned, "
+                         'unless you take them out')
     alike = Counter(''.join(re.findall(r'\w', p.casefold())) for p in poems)
     if near := len(poems) - len(alike):
         yield f'poems like others but for capitals, spaces and punctuation: {near:,}'
@@ -134,8 +136,8 @@ class Poems(list):
                 *(('look out', doubt) for doubt in doubts),
                 ('length', f'shortest {lengths[0]:,}, median {median(lengths):,.0f}, '
                            f'longest {lengths[-1]:,} characters'),
-                ('the first', first[0][:100]), *(('', line[:100]) for line in first[1:12]),
-                *[('', '...')] * (len(first) > 12)]
+                ('it begins' if len(self) == 1 else 'the first', first[0][:100]),
+                *(('', line[:100]) for line in first[1:12]), *[('', '...')] * (len(first) > 12)]
         return Story('\n'.join(f'{about:11} {what}'.rstrip() for about, what in said))
 
 # %% ../nbs/workshop/files.ipynb #545c8f1d
@@ -200,7 +202,9 @@ def load_poems(src:str|Path|list, # a text, table, folder, .zip; a name in `corp
     of = f' of {len(read)} files)'
     said += [(about, what + f' (in {n}{of}' * (len(read) > 1)) for (about, what), n in notes.items()]
     if n := len(poems) - len(set(poems)):
-        said.append(('left out', f'repeats: {n:,} of {len(poems):,} poems found, equal to others to the letter'))
+        again = next(p for p, times in Counter(poems).items() if times > 1).split('\n')[0][:40]
+        said.append(('left out', f'repeats: {n:,} of {len(poems):,} poems found, equal to others to the letter, '
+                                 f'such as {again!r}'))
     partings = dict.fromkeys(parted for _, _, found, parted, _ in read if len(found) > 1 and parted)
     usual = 'the ends of files' if len(read) > 1 else 'two blank lines'
     return Poems(dict.fromkeys(poems), said, ' and by '.join(partings) or usual * any(r[3] for r in read))

@@ -164,7 +164,7 @@ def train(net:CharRNN, # learns in place; ends with its best weights, dropout of
           epochs:int=10, # times through the training text
           batch_size:int=10, # rows read side by side
           seq_length:int=50, # characters in a window
-          lr:float=0.001, # highest learning rate; our networks of one layer bear 0.01
+          lr:float=0.001, # highest learning rate; our networks bear more than 0.01
           clip:float=5, # longest gradient allowed
           val_frac:float=0.1, # share of `data` to hold out where it is one text
           print_every:int=10, # steps between two updates of the loss beside the progress bar
