@@ -112,8 +112,8 @@ def _doubts(poems): # what else looks wrong
         found = [m[0] for p in poems if (m := re.search(pattern, p))]
         if found: yield (f"poems with {what}, such as '{found[0]}': {len(found):,}. They will be learned, "
                          'unless you take them out')
-    alike = Counter(''.join(re.findall(r'\w', p.casefold())) for p in poems)
-    if near := len(poems) - len(alike):
+    alike = {''.join(re.findall(r'\w', p.casefold())) for p in poems}
+    if near := len(set(poems)) - len(alike):
         yield f'poems like others but for capitals, spaces and punctuation: {near:,}'
 
 class Poems(list):
@@ -174,7 +174,7 @@ def load_poems(src:str|Path|list, # a text, table, folder, .zip; a name in `corp
                title:str|None=None, # the column of the titles, or 'none'; None to find it
                separator:str|None=None, # a line between poems, or 'blank', 'two', 'line', 'none'; None to find it
                recursive:bool=False, # read what is in the subfolders of a folder, too?
-              )->Poems: # the poems, without repeats; their `story` says what was understood
+              )->Poems: # the poems; their `story` says what was understood
     """The poems of `src`; '-' is standard input.
 
     Raises `FileNotFoundError` where there is no such file, `ValueError` where it holds no readable poems,
@@ -203,11 +203,11 @@ def load_poems(src:str|Path|list, # a text, table, folder, .zip; a name in `corp
     said += [(about, what + f' (in {n}{of}' * (len(read) > 1)) for (about, what), n in notes.items()]
     if n := len(poems) - len(set(poems)):
         again = next(p for p, times in Counter(poems).items() if times > 1).split('\n')[0][:40]
-        said.append(('left out', f'repeats: {n:,} of {len(poems):,} poems found, equal to others to the letter, '
-                                 f'such as {again!r}'))
+        said.append(('repeats', f'{n:,} of the {len(poems):,} poems are equal to others to the letter, such as {again!r}: '
+                                'each is learned once'))
     partings = dict.fromkeys(parted for _, _, found, parted, _ in read if len(found) > 1 and parted)
     usual = 'the ends of files' if len(read) > 1 else 'two blank lines'
-    return Poems(dict.fromkeys(poems), said, ' and by '.join(partings) or usual * any(r[3] for r in read))
+    return Poems(poems, said, ' and by '.join(partings) or usual * any(r[3] for r in read))
 
 # %% ../nbs/workshop/files.ipynb #d01c0f3b
 def load_text(src:str|Path|list, # see `load_poems`
@@ -221,5 +221,5 @@ def load_text(src:str|Path|list, # see `load_poems`
     (name, raw), = files
     columns, text, _ = _look(name, raw, encoding)
     if columns is not None:
-        return join_poems(dict.fromkeys(poems_in(columns, name, title=more.get('title'))[0]))
+        return join_poems(poems_in(columns, name, title=more.get('title'))[0])
     return _plain(text, name)[0].replace('\f', '\n')

@@ -50,7 +50,7 @@ def vocabulary(text:str, # any text
 # %% ../nbs/workshop/preparing.ipynb #f971e1ea
 def _split(poems, val_text=None):
     "Training and held-out text of `poems`, a list or one text."
-    if isinstance(poems, str): poems = [poems]
+    poems = [poems] if isinstance(poems, str) else list(dict.fromkeys(poems))
     text = join_poems(poems) if len(poems) > 1 else ''.join(poems)
     if not text.strip(): raise ValueError('There is nothing to learn from: give at least one poem.')
     if val_text: return text, val_text

@@ -55,7 +55,7 @@ def learn(net:nn.Module, # learns in place: a `CharRNN`, or what stands for it
     net.train()
     for x, y in batches:
         loss, hidden = loss_on(net, x, y, hidden)
-        hidden = tuple(s.detach() for s in hidden)
+        hidden = tuple(s.detach() for s in hidden)  # `loss` still knows the way back through this window
         opt.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), clip)
@@ -140,23 +140,23 @@ class Training:
 @patch
 def run(self:Training)->History: # losses and samples; `.plot()` draws them
     "Learn to the end, or until something ends it; the network is left with its best weights, dropout off."
-    s, h = self.settings, self.history
+    s, history = self.settings, self.history
     self.tell('before')
     try:
         while self.epoch < s['epochs'] and not self.enough:
             left = to_tensors(islice(self.batches(), self.window, None), best_device())
             for loss, self.hidden in learn(self.model, left, self.opt, self.schedule, s['clip'], self.hidden):
                 self.window += 1
-                h.running.append((self.done(), loss))
+                history.running.append((self.done(), loss))
                 self.tell('after_step')
             self.epoch, self.window, self.hidden = self.epoch + 1, 0, None
-            h.examine(self.epoch)
+            history.examine(self.epoch)
             self.tell('after_epoch')
     except KeyboardInterrupt: self.tell('interrupted')
     finally:
-        if h.best: self.net.load_state_dict(h.best_weights)
+        if history.best: self.net.load_state_dict(history.best_weights)
         self.net.eval(); self.tell('after')
-    return h
+    return history
 
 # %% ../nbs/03_train.ipynb #014a1a71
 def train(net:CharRNN, # learns in place; ends with its best weights, dropout off, on the best device
