@@ -174,7 +174,9 @@ def show_curves(curves:dict, # names and lists of losses, one for each step
     for (name, losses), style in zip(curves.items(), ('C1--', 'C0-', 'C4-.', 'C3:')):
         smooth = np.convolve(losses, np.ones(window) / window, 'valid')
         ax.plot(np.arange(window, len(losses) + 1), smooth, style, lw=2, label=name)
-    ax.set(xlabel='steps', ylabel='loss (nats per character)', ylim=(min(map(min, curves.values())) - .3, 6)); ax.grid(alpha=.4); ax.legend()
+    low, high = min(map(min, curves.values())), max(map(max, curves.values()))
+    ax.set(xlabel='steps', ylabel='loss (nats per character)', ylim=(low - .3, min(6, high + .2)))
+    ax.grid(alpha=.4); ax.legend()
     return ax
 
 def show_rounding(matrices:dict, # names, and 2 x 2 matrices
