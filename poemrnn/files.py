@@ -16,14 +16,12 @@ from .encoding import join_poems
 from .fetching import corpora, fetch
 from .parting import part, titled
 from .tables import excel, poems_in, table
-from .texts import clean, decode, unframe, unpack
+from .texts import clean, decode, kind, unframe, unpack
 
 # %% ../nbs/workshop/files.ipynb #f137c1c6
 _texts = '.txt', '.text', '.md', '.markdown', ''
 _tables = '.csv', '.tsv', '.psv', '.json', '.jsonl', '.ndjson', '.xlsx'
 _no_poems = re.compile(r'(read.?me|licen[cs]e|copying|notice|contributing|changelog|credits|requirements)\b', re.I)
-
-def _kind(path): return Path(re.sub(r'\.(gz|bz2|xz)$', '', path.name.lower())).suffix
 
 def _walk(folder, below=False): # its files, and whether they are in a folder below it
     for p in sorted(folder.iterdir(), key=lambda p: p.name):
@@ -36,7 +34,7 @@ def _choose(folder, name, recursive): # the files to be read, and what to say of
     below = [p for p, deep in files if deep and not recursive]
     never = [p for p, deep in files if _no_poems.match(p.name) and p not in below]
     rest = [p for p, _ in files if p not in below + never]
-    chosen = [p for p in rest if _kind(p) in _texts] or [p for p in rest if _kind(p) in _tables]
+    chosen = [p for p in rest if kind(p.name) in _texts] or [p for p in rest if kind(p.name) in _tables]
     if not chosen:
         way_out = (f'There are {len(below)} files in its subfolders: to read them, say recursive.' if below else
                    'Put each poem in a file of its own, named something.txt.')

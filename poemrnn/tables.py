@@ -8,10 +8,9 @@ __all__ = ['excel', 'table', 'poems_in']
 # %% ../nbs/workshop/tables.ipynb #589eaa06
 import ast, html, io, json, re
 from itertools import groupby
-from pathlib import Path
 
 from .parting import line_ends, titled
-from .texts import clean
+from .texts import clean, kind
 
 # %% ../nbs/workshop/tables.ipynb #f7afd8c0
 _record = set('title poem text lines content body paragraphs stanzas verses lyrics'.split()) # keys of a row
@@ -125,18 +124,18 @@ def table(text:str, # what a file holds
           name:str, # the file
          )->dict|None: # lists of cells by the names of their columns; None where it is no table
     "A table in any usual shape, whatever the file is called. Raises `ValueError` where it is broken."
-    kind = Path(re.sub(r'\.(gz|bz2|xz)$', '', str(name).lower())).suffix
+    ending = kind(name)
     first = text.strip('\ufeff').split('\n', 1)[0]
     names = [cell.strip(' "\r').lower() for cell in re.split('[\t|;,]', first)]
-    if kind in ('.json', '.jsonl', '.ndjson') or re.match(r'\ufeff?\s*(\[\s*)?\{\s*"|\ufeff?\s*\[\s*"', text):
+    if ending in ('.json', '.jsonl', '.ndjson') or re.match(r'\ufeff?\s*(\[\s*)?\{\s*"|\ufeff?\s*\[\s*"', text):
         try: rows = _json(text, name)
         except ValueError:
-            if kind.startswith(('.json', '.ndjson')) or '{' in first: raise
+            if ending.startswith(('.json', '.ndjson')) or '{' in first: raise
         else:
             keys = dict.fromkeys(k for row in rows for k in row)
             return {k: [_cell(row.get(k)) for row in rows] for k in keys}
     known = len(names) > 1 and _record & {*names} and max(len(n.split()) for n in names) < 4 and '\n' in text.strip()
-    if known or kind in ('.csv', '.tsv', '.psv'): return _named(_csv(text, name))
+    if known or ending in ('.csv', '.tsv', '.psv'): return _named(_csv(text, name))
 
 # %% ../nbs/workshop/tables.ipynb #05a5f8c1
 def _looks(name, texts): # like poems? The higher, the more
@@ -188,8 +187,8 @@ def poems_in(table:dict, # lists of cells by the names of their columns
     if len(chosen) == 1 and len(like) > 1 and '\n' not in ''.join(c for n in like for c in table[n]):
         said.append(('look out', f"columns {' and '.join(like)} look alike: if they hold the lines of a poem, "
                                  f"give --column {','.join(like)}"))
-    keys = [n for n in table if _group.search(n) and n not in chosen and all(table[n]) and 2 * len(set(table[n])) <= len(bodies)]
-    key = keys[0] if keys else None
+    key = next((n for n in table if _group.search(n) and n not in chosen and all(table[n])
+                and 2 * len(set(table[n])) <= len(bodies)), None)
     if key and not any('\n' in b for b in bodies) and len([*groupby(table[key])]) == len(set(table[key])):
         groups = [list(rows) for _, rows in groupby(range(len(bodies)), table[key].__getitem__)]
         bodies, titles = ['\n'.join(bodies[i] for i in g) for g in groups], [titles[g[0]] for g in groups]
