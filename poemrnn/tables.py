@@ -84,7 +84,7 @@ def excel(raw:bytes, # an .xlsx file
          )->dict: # lists of cells by the names of their columns
     "The first sheet of an Excel file."
     import pandas as pd
-    try: cells = pd.read_excel(io.BytesIO(raw), header=None, dtype=str, keep_default_na=False)
+    try: cells = pd.read_excel(io.BytesIO(raw), header=None, dtype=str, keep_default_na=False, engine='openpyxl')
     except ImportError:
         raise ValueError(f"'{name}' is an Excel table. Save it as .csv; or give the command "
                          '`pip install openpyxl`, and try again.') from None
