@@ -43,7 +43,7 @@ def loss_on(net:nn.Module, # a `CharRNN`, or what stands for it
     scores, hidden = net(x, hidden)                          # (batch*seq, n_chars)
     return F.cross_entropy(scores.float(), y.flatten()), hidden  # float: 32 bits, whatever `net` computes with
 
-# %% ../nbs/03_train.ipynb #49de309d
+# %% ../nbs/03_train.ipynb #576ff635
 def learn(net:nn.Module, # learns in place: a `CharRNN`, or what stands for it
           batches:Iterable, # pairs (x, y) of tensors, in reading order
           opt:torch.optim.Optimizer, # makes the steps
@@ -55,7 +55,7 @@ def learn(net:nn.Module, # learns in place: a `CharRNN`, or what stands for it
     net.train()
     for x, y in batches:
         loss, hidden = loss_on(net, x, y, hidden)
-        hidden = tuple(s.detach() for s in hidden)  # `loss` still knows the way back through this window
+        hidden = tuple(s.detach() for s in hidden)  # `loss` keeps the way back through this window
         opt.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), clip)
@@ -136,7 +136,7 @@ class Training:
     def tell(self, moment):
         for hook in self.hooks: getattr(hook, moment, lambda training: None)(self)
 
-# %% ../nbs/03_train.ipynb #670da5fe
+# %% ../nbs/03_train.ipynb #50989171
 @patch
 def run(self:Training)->History: # losses and samples; `.plot()` draws them
     "Learn to the end, or until something ends it; the network is left with its best weights, dropout off."
@@ -144,7 +144,7 @@ def run(self:Training)->History: # losses and samples; `.plot()` draws them
     self.tell('before')
     try:
         while self.epoch < s['epochs'] and not self.enough:
-            left = to_tensors(islice(self.batches(), self.window, None), best_device())
+            left = to_tensors(islice(self.batches(), self.window, None), best_device())  # the windows not yet read
             for loss, self.hidden in learn(self.model, left, self.opt, self.schedule, s['clip'], self.hidden):
                 self.window += 1
                 history.running.append((self.done(), loss))
