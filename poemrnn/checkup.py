@@ -21,7 +21,7 @@ from .preparing import prepare
 from .muon import Muon
 from .train import evaluate, learn, to_tensors
 
-# %% ../nbs/workshop/checkup.ipynb #1ca18b14
+# %% ../nbs/workshop/checkup.ipynb #994c1b7b
 _plenty = 600_000 # characters: as many teach a network everything that it needs
 
 def settings_for(n_chars:int, # characters to learn from
@@ -34,8 +34,8 @@ def settings_for(n_chars:int, # characters to learn from
                epochs=epochs, batch_size=min(32, max(1, n_chars // 2000)), seq_length=64,
                lr=.016, clip=1., patience=max(5, epochs // 5))
     if known:  # it spells already: fewer epochs, and shorter steps, or that is soon forgotten
-        how |= dict(n_hidden=known.n_hidden, n_layers=known.n_layers, lr=.004, drop_prob=.5,
-                    epochs=min(8, max(1, round(3e6 / n_chars))), patience=3)
+        how |= dict(n_hidden=known.n_hidden, n_layers=known.n_layers, lr=.004, drop_prob=.2,
+                    epochs=min(3, max(1, round(4e5 / n_chars))), patience=3)
     return how
 
 # %% ../nbs/workshop/checkup.ipynb #dec75a56

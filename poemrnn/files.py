@@ -40,9 +40,9 @@ def _choose(folder, name, recursive): # the files to be read, and what to say of
                    'Put each poem in a file of its own, named something.txt.')
         raise ValueError(f"The folder '{name}' holds no .txt file. {way_out}")
     said, others = [('from', f"{len(chosen)} files in '{name}'")], [p for p in rest if p not in chosen]
-    for found, why in ((below, 'in subfolders (--recursive)'), (never, 'without poems'),
-                       (others, 'of other kinds (name them, to have them read)')):
-        names = ', '.join(p.name for p in found[:4]) + ', ...' * (len(found) > 4)
+    for found, why in ((below, 'in subfolders (--recursive)'), (never, 'with a name that no poem has'),
+                       (others, 'of other kinds (name one, to have it read if it can be)')):
+        names = ', '.join(p.name if p in rest + never else f'{p.parent.name}/{p.name}' for p in found[:4]) + ', ...' * (len(found) > 4)
         if found: said.append(('left out', f"{len(found)} file{'s' * (len(found) > 1)} {why}: {names}"))
     return chosen, said
 
@@ -129,13 +129,15 @@ class Poems(list):
         lengths, first = sorted(map(len, self)), self[0].split('\n')
         number = f'{len(self):,}' if len(self) > 1 else 'one text'
         how = f', parted by {self.parted}' * (len(self) > 1)
+        how += ', which are left out' * how.startswith(', parted by the numbers')
         doubts = [*(_unparted(self) if self.parted else ()), *_doubts(self)]
         said = [('poems', number + f'{how} (--separator)' * bool(self.parted)), *self.said,
                 *(('look out', doubt) for doubt in doubts),
                 ('length', f'shortest {lengths[0]:,}, median {median(lengths):,.0f}, '
                            f'longest {lengths[-1]:,} characters'),
                 ('it begins' if len(self) == 1 else 'the first', first[0][:100]),
-                *(('', line[:100]) for line in first[1:12]), *[('', '...')] * (len(first) > 12)]
+                *(('', line[:100]) for line in first[1:12]), *[('', '...')] * (len(first) > 12),
+                *[('it ends', first[-1][:100])] * (len(self) == 1 and len(first) > 12)]
         return Story('\n'.join(f'{about:11} {what}'.rstrip() for about, what in said))
 
 # %% ../nbs/workshop/files.ipynb #545c8f1d

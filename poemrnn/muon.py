@@ -9,16 +9,19 @@ __all__ = ['rounded', 'Muon']
 import torch
 from torch import nn
 
-# %% ../nbs/workshop/muon.ipynb #a7ba6931
+# %% ../nbs/workshop/muon.ipynb #cfa0d202
 def rounded(step:torch.Tensor, # (n, m), n at least m
             times:int=3, # how often to repeat: more make it rounder
            )->torch.Tensor: # (n, m), which stretches all directions about alike
     "The matrix near to `step` that turns a ball into a ball, roughly (Newton and Schulz, with the numbers of Jordan, 2024)."
-    m = step / step.norm().clamp_min(1e-12)   # no singular value is above 1 now
-    for _ in range(times):
-        square = m.T @ m                      # (m, m)
-        m = 3.4445 * m + m @ (-4.775 * square + 2.0315 * square @ square)
-    return m
+    m = step / step.norm().clamp_min(1e-12)       # no singular value is above 1 now
+    square, one = m.T @ m, torch.eye(m.shape[1], dtype=m.dtype, device=m.device)
+    turn = one                                    # by what `m` has been multiplied so far; all these are (m, m)
+    for k in range(times):
+        if k: square = factor @ square @ factor   # of the new `m @ turn`
+        factor = 3.4445 * one - 4.775 * square + 2.0315 * square @ square
+        turn = turn @ factor
+    return m @ turn
 
 # %% ../nbs/workshop/muon.ipynb #775994b3
 class Muon(torch.optim.AdamW):

@@ -179,8 +179,8 @@ def poems_in(table:dict, # lists of cells by the names of their columns
     titles = [' '.join(c.split()) for c in table.get(head, bodies)] if head != 'none' else [''] * len(bodies)
     all_names = ', '.join([*table][:12]) + ', ...' * (len(table) > 12)
     if all(re.fullmatch(r'column \d+', n) for n in table): all_names += ', since no row has their names'
-    said = [('from', f"column {', '.join(chosen)} of {all_names} (--column)")]
-    if head != 'none': said.append(('titles', f"from column {head} (--title; --title none for no titles)"))
+    said = [('from', f"column {', '.join(chosen)} of {all_names} (--column NAME)")]
+    if head != 'none': said.append(('titles', f"from column {head}, learned with the poems (--title none for no titles)"))
     elif len(table) > 1 and not title: said.append(('titles', 'none (--title COLUMN)'))
     like = [n for n in table if not _aside.search(n) and n not in heads
             and .3 < size[n] / (size[chosen[0]] or 1) < 3]
@@ -194,7 +194,7 @@ def poems_in(table:dict, # lists of cells by the names of their columns
         bodies, titles = ['\n'.join(bodies[i] for i in g) for g in groups], [titles[g[0]] for g in groups]
         said.append(('joined', f'each row is a line; those with the same {key} are one text'))
     bodies, mark = line_ends(bodies)
-    if mark: said.append(('line ends', f"are written as '{mark}' in the cells"))
+    if mark: said.append(('line ends', f"written as '{mark}' in the cells, read as line ends"))
     if any(re.search(r'&#?\w+;', b) for b in bodies):
         bodies = list(map(html.unescape, bodies))
         said.append(('letters', 'such as &quot; are read as what they stand for'))

@@ -152,7 +152,8 @@ def unframe(text:str, # clean
     if head := re.match(_matter, text) or re.match(_letter, text):
         if found := re.search(r'^(?:title|Subject) *[:=] *(.*)', head[2], re.M): title = found[1].strip(' "\'')
         text = text[head.end():]
-        left.append(f"the lines at its beginning, from {head[2].split()[0]!r} on")
+        keys = re.findall(r'^[\w-]+ *[:=]', head[2], re.M) or head[2].split()
+        left.append(f"the lines {keys[0]!r} to {keys[-1]!r} at the top" + ', but for the title' * bool(title))
     if marks := re.search(_tags, text[:1500], re.I):
         raise ValueError(f"'{name}' is a formatted page, with marks such as {marks[0][:30]} "
                          f'(HTML, XML, LaTeX). {way_out}')

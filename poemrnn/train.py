@@ -136,7 +136,7 @@ class Training:
     def tell(self, moment):
         for hook in self.hooks: getattr(hook, moment, lambda training: None)(self)
 
-# %% ../nbs/03_train.ipynb #50989171
+# %% ../nbs/03_train.ipynb #1b51ff59
 @patch
 def run(self:Training)->History: # losses and samples; `.plot()` draws them
     "Learn to the end, or until something ends it; the network is left with its best weights, dropout off."
@@ -154,7 +154,7 @@ def run(self:Training)->History: # losses and samples; `.plot()` draws them
             self.tell('after_epoch')
     except KeyboardInterrupt: self.tell('interrupted')
     finally:
-        if history.best: self.net.load_state_dict(history.best_weights)
+        if history.best: self.net.load_state_dict(history.best_weights)  # (files keep the last ones, too)
         self.net.eval(); self.tell('after')
     return history
 
