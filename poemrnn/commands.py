@@ -12,11 +12,13 @@ from pathlib import Path
 
 from fastcore.script import call_parse, Param, store_true
 
-# %% ../nbs/workshop/commands.ipynb #00005afe
+# %% ../nbs/workshop/commands.ipynb #cf656884
 @contextmanager
 def plain_errors():
     "Turn the errors that a user can mend into one sentence on standard error and exit status 1."
-    try: yield
+    try:
+        yield
+        if sys.stdout: sys.stdout.flush()  # what goes wrong there shall be told here
     except BrokenPipeError:  # nobody reads on, as in `poemrnn_sample | head -3`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as e: sys.exit(f'{e.strerror or e}' + (f': {e.filename}' if e.filename else ''))
@@ -120,7 +122,7 @@ def poemrnn_train(
     with plain_errors(), redirect_stdout(sys.stderr):
         _train(src, out, val, reading, min_count, seed, init, resume, given)
 
-# %% ../nbs/workshop/commands.ipynb #d3784810
+# %% ../nbs/workshop/commands.ipynb #a84c9d73
 _package = 'the poems of the package' # what `--trace` alone means
 _traced = Param('say which stretches also stand in the poems that the network learned from: a file of these, or nothing '
                 'for the poems of the package', str, nargs='?', const=_package)
@@ -138,10 +140,11 @@ def _sources(trace, path): # the poems that the network in `path` learned from, 
     if trace == _package and path != 'pretrained':
         raise ValueError(f'Which poems did {path} learn from? Say so: --trace mine.txt.')
     poems = list(dict.fromkeys(load_poems(anthology if trace == _package else trace)))
-    learned_from, held_out = split_poems(poems) if len(poems) > 9 else (poems, [])
+    learned_from, held_out = split_poems(poems) if len(poems) > 1 else (poems, [])
+    if not .07 < sum(map(len, held_out)) / sum(map(len, poems)) < .14: learned_from, held_out = poems, []  # not held out whole
     return Sources(learned_from, held_out[:150])  # more say hardly more, and take their time
 
-# %% ../nbs/workshop/commands.ipynb #ab13e643
+# %% ../nbs/workshop/commands.ipynb #317ad250
 @call_parse
 def poemrnn_sample(
     net:str=None, # network to write with, a file or the word pretrained; if left out, poems.net where there is one
@@ -161,27 +164,31 @@ def poemrnn_sample(
         from poemrnn.encoding import poem_end
         from poemrnn.sample import write_poem
         path, poet = _network(net)
-        sources = _sources(trace, path) if trace else None
+        sources = _sources(trace, path) if trace is not None else None
         poems = write_poem(poet, doors.adapt(prime, poet.chars) if adapt else prime, size, temperature,
                            top_k=top_k, top_p=top_p, seed=seed, n=n)
         print(poem_end.join(poems))
-        if trace:
+        if sources:
             from poemrnn.read import Trace
             from poemrnn.showing import told
             print('', told(Trace(poem_end.join(poems), sources)), sep='\n', file=sys.stderr)
         print('\n(written by', 'the network that comes with poemrnn)' if path == 'pretrained' else f'{path})', file=sys.stderr)
 
-# %% ../nbs/workshop/commands.ipynb #19a72afe
+# %% ../nbs/workshop/commands.ipynb #f647bda3
 def _readable(text, chars): # with what is nearest in place of the characters that a network doesn't know
+    from unicodedata import combining, normalize
     from poemrnn.doors import adapt, nearest
+    def instead_of(c):
+        bare = ''.join(part for part in normalize('NFKD', c) if not combining(part))
+        return next((n for n in (bare, c.casefold(), *nearest(c, chars)) if n and all(part in chars for part in n)), c)
     text = adapt(text, chars)
-    instead = {c: nearest(c, chars)[0] for c in dict.fromkeys(text) if c not in chars and nearest(c, chars)}
+    instead = {c: instead_of(c) for c in dict.fromkeys(text) if c not in chars and instead_of(c) != c}
     if instead: print('read as the network knows them:', ', '.join(f'{a} as {b}' for a, b in instead.items()), file=sys.stderr)
     return ''.join(instead.get(c, c) for c in text)
 
 @call_parse
 def poemrnn_read(
-    src:str, # a poem, or several: a text file, or - for standard input
+    src:Param('a poem, or several: a text file, or - for standard input', str, opt=False, nargs='?')=None,
     net:str=None, # network to read with, a file or the word pretrained; if left out, poems.net where there is one
     ranks:store_true=False, # shade by the place among its guesses, not by chance
     trace:_traced=None,
@@ -192,15 +199,18 @@ def poemrnn_read(
         from poemrnn.encoding import poem_end
         from poemrnn.files import load_text
         from poemrnn.read import read_along, Trace
-        from poemrnn.showing import in_terminal
+        from poemrnn.showing import check_page, in_terminal
+        if src is None: raise ValueError('Name the poem first: poemrnn_read poem.txt, and options after it.')
+        if save is not None: check_page(save)
         path, reader = _network(net)
-        sources = _sources(trace, path) if trace else None
-        text = _readable(load_text(src).strip('\n'), reader.chars)
+        sources = _sources(trace, path) if trace is not None else None
+        written = load_text(src).strip('\n')
+        text = _readable(written, reader.chars)
         reading = read_along(reader, text, poem_end if '\n' in reader.chars else '')
         if ranks: reading = reading.by_rank()
         if sources:
-            traced = Trace(text, sources)
+            traced = Trace(written if len(written) == len(text) else text, sources)
             reading.notes, reading.caption = traced.notes, f'{reading.caption} {traced.caption}'
-        if save: reading.save(save)
-        print(in_terminal(reading, colour=sys.stdout.isatty() and 'NO_COLOR' not in os.environ))
-        if save: print(f'\n(the page is in {save})', file=sys.stderr)
+        if save is not None: reading.save(save)
+        print(in_terminal(reading, colour=bool(sys.stdout and sys.stdout.isatty()) and 'NO_COLOR' not in os.environ))
+        if save is not None: print(f'\n(the page is in {save})', file=sys.stderr)

@@ -65,6 +65,7 @@ def _contents(src, recursive): # (name, bytes) of every file to be read, whether
     path = _find(src)
     folder = path if path != '-' and path.is_dir() else None
     if not folder:
+        if path == '-' and not sys.stdin: raise ValueError('There is no standard input here. Give the name of a file.')
         raw = sys.stdin.buffer.read() if path == '-' else path.read_bytes()
         if unpack(raw, src)[:2] != b'PK' or b'xl/workbook' in raw: return [(str(src), raw)], False, []
         try: folder, recursive = zipfile.Path(io.BytesIO(raw)), True
@@ -182,7 +183,7 @@ def load_poems(src:str|Path|list, # a text, table, folder, .zip; a name in `corp
     said, read, options = [], [], (encoding, column, title)
     for source in src if isinstance(src, (list, tuple)) else [src]:
         files, several, about_files = _contents(source, recursive)
-        empty = [name for name, raw in files if several and not raw.strip()]
+        empty = [name for name, raw in files if several and not raw.strip(b'\xef\xbb\xbf \t\r\n')]
         said += about_files + [('left out', f"{len(empty)} empty: {', '.join(empty[:4])}")] * bool(empty)
         for name, raw in files:
             if name in empty: continue

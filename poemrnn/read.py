@@ -6,7 +6,7 @@
 __all__ = ['Reading', 'read_along', 'count_since', 'rules', 'memory_along', 'correlations', 'probe', 'looks_back', 'folded',
            'Sources', 'calibrate', 'Trace', 'trace']
 
-# %% ../nbs/05_read.ipynb #3b5e3ae4
+# %% ../nbs/05_read.ipynb #10bdc196
 import re
 from bisect import bisect_left, bisect_right
 
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from fastcore.basics import patch
 
-from .doors import enough_to_guess
+from .doors import enough_to_guess, something_to_read, whole_number
 from .model import CharRNN
 from .showing import Shaded
 
@@ -50,14 +50,15 @@ class Reading(Shaded):
         caption = f'{np.mean(self.rank == 1):.0%} were its first guess.'
         return Shaded(self.text, levels, self.tips, scale=scale, caption=caption)
 
-# %% ../nbs/05_read.ipynb #e4f8c813
+# %% ../nbs/05_read.ipynb #fe4aeeb1
 @torch.no_grad()
 def read_along(net:CharRNN, # a trained network
                text:str, # what to read
                before:str='', # read before it, such as `poem_end`; if nothing, the first character isn't guessed
               )->Reading: # surprise, rank and five others at each character
     "What `net` thinks of `text`. Raises `ValueError` at an unknown character, or where there is nothing to guess."
-    ids = torch.tensor(net.vocab.encode(before + text)).long()
+    something_to_read(text)
+    ids = torch.tensor(np.concatenate([net.vocab.encode(before), net.vocab.encode(text)])).long()
     enough_to_guess(ids)
     scores, hidden = [], None
     for part in ids[:-1].split(500):                                  # a long text in parts
@@ -85,10 +86,11 @@ def count_since(what, # (n,) what to count: true or false at each character
     c = np.cumsum(what)
     return c - np.maximum.accumulate(np.where(reset, c, 0))
 
-# %% ../nbs/05_read.ipynb #86b06ef5
+# %% ../nbs/05_read.ipynb #2f091ad8
 def rules(text:str, # poems, as `join_poems` writes them
          )->dict: # five rules: names, and (len(text),) integers
     "What there is to keep in mind at each character of a poem."
+    something_to_read(text)
     chars = np.array(list(text))
     end, letter = chars == '\n', np.array([c.isalpha() for c in text])
     blank = end & np.append(False, end[:-1])            # the second of two line ends
@@ -99,13 +101,14 @@ def rules(text:str, # poems, as `join_poems` writes them
             'line of the stanza': count_since(end, blank),
             'in the title': (count_since(blank, over) == 0).astype(int)}
 
-# %% ../nbs/05_read.ipynb #9ec7d5dc
+# %% ../nbs/05_read.ipynb #a6be0375
 @torch.no_grad()
 def memory_along(net:CharRNN, # a trained network
                  text:str, # what to read
                  rows:int=1, # pieces to read side by side, which is faster; each begins with an empty memory
                 )->np.ndarray: # (len(text), n_layers * n_hidden) the units of all layers, the lowest first
-    "The memory `c` after each character of `text`."
+    "The memory `c` after each character of `text`. Raises `ValueError` at an empty one."
+    something_to_read(text); whole_number(1, rows=rows)
     ids, states, hidden = torch.tensor(net.vocab.encode(text)).long(), [], None
     columns = -(-len(ids) // rows)
     for i in F.pad(ids, (0, rows * columns - len(ids))).view(rows, columns, 1).unbind(1):
@@ -150,34 +153,36 @@ def looks_back(net:CharRNN, # a trained network
 _ideograph = '⺀-鿿豈-﫿' # each of these is a word
 _word = re.compile(f'[{_ideograph}]|[^\\W_{_ideograph}]+')
 
-# %% ../nbs/05_read.ipynb #440cec2d
+# %% ../nbs/05_read.ipynb #ac376ff0
 def folded(text:str, # any text
           )->str: # its words in lower case, with one space in between
     "What is left of a text when case, punctuation and line breaks don't count."
-    return ' '.join(_word.findall(text.lower()))
+    return ' '.join(word.lower() for word in _word.findall(text))
 
-# %% ../nbs/05_read.ipynb #5ac7a4e4
+# %% ../nbs/05_read.ipynb #4fe0ada9
 class Sources:
     "Poems, sorted so that it is quickly found what else stands in them."
     depth = 64  # bytes to sort by
     def __init__(self,
                  poems:list, # what may have been copied from
-                 unseen:list=(), # poems of the same kind that were not: what these share with `poems` is chance
+                 unseen:list=(), # others of the same kind: what they share is chance (from 10,000 characters on)
                 ):
-        self.poems, parts = list(poems), [folded(poem).encode() for poem in poems]
+        self.poems = [poems] if isinstance(poems, str) else list(poems)
+        parts = [folded(poem).encode() for poem in self.poems]
         self.begins = np.cumsum([0] + [len(part) + 1 for part in parts]).tolist()  # places of the poems in `text`
         self.text = b'\n'.join(parts)
         letters = np.frombuffer(b'\n' + self.text + bytes(self.depth), np.uint8)
         words = np.flatnonzero(letters[:-self.depth] <= 32)          # after a space (32) or a line end (10)
         ahead = np.lib.stride_tricks.sliding_window_view(letters[1:], self.depth)[words]
         self.words = words[np.argsort(ahead.view(f'S{self.depth}')[:, 0])].tolist()  # each 64 bytes as one string
-        self.shortest, self.by_chance = calibrate(self, unseen) if len(unseen) > 1 else (25, None)
+        self.shortest, self.by_chance = calibrate(self, unseen) if sum(map(len, unseen)) > 10_000 else (25, None)
 
-# %% ../nbs/05_read.ipynb #15fa805c
-def _alike(a, i, b, j, step): # how many bytes are the same from `i` and `j` on, or back from them
-    n, last = 0, min(len(a) - i, len(b) - j) if step > 0 else min(i, j) + 1
-    while n < last and a[i + step * n] == b[j + step * n]: n += 1
-    return n
+# %% ../nbs/05_read.ipynb #ca6801b3
+def _alike(a, i, b, j): # how many bytes are the same from `i` and `j` on
+    n = 0
+    while (same := a[i + n:i + n + 64]) and same == b[j + n:j + n + len(same)]: n += len(same)
+    return n + next((k for k, (x, y) in enumerate(zip(a[i + n:i + n + 64], b[j + n:j + n + 64])) if x != y),
+                    min(len(a) - i - n, len(b) - j - n, 64))
 
 @patch
 def longest(self:Sources,
@@ -188,12 +193,12 @@ def longest(self:Sources,
     k = bisect_left(self.words, text[i:i + self.depth], key=lambda place: self.text[place:place + self.depth])
     best = i, i, 0
     for place in self.words[max(k - 5, 0):k + 5]:             # the neighbours before and after
-        n = _alike(text, i, self.text, place, 1)
-        back = _alike(text, i - 1, self.text, place - 1, -1)
+        n, back = _alike(text, i, self.text, place), 0
+        while 0 <= back < min(i, place) and text[i - back - 1] == self.text[place - back - 1]: back += 1
         if n + back > best[1] - best[0]: best = i - back, i + n, place - back
     return best
 
-# %% ../nbs/05_read.ipynb #1a01ae21
+# %% ../nbs/05_read.ipynb #47106f6d
 def _with_places(text): # folded, as bytes; and for each of these its place in `text`
     small, where = [], []
     for word in _word.finditer(text):
@@ -211,8 +216,11 @@ def stretches(self:Sources,
              )->list: # (length, first, after the last, place in `self.text`) for each word, the longest first
     "The longest stretches that stand in the poems, cut to whole words; their length, uncut, in folded characters."
     (small, where), found = _with_places(text), set()
+    seen = 0  # within a very long stretch, only its end is looked at again
     for word in re.finditer(rb'[^ ]+', small):
+        if word.start() < seen: continue
         first, last, place = self.longest(small, word.start())
+        seen = max(seen, last - 200)
         if last <= word.start(): continue
         length, shift, a, b = len(small[first:last].decode('utf-8', 'ignore').strip()), place - first, first, last
         while a < word.start() and not (_begins(small, a) and _begins(self.text, a + shift)): a += 1
@@ -248,7 +256,7 @@ def calibrate(sources:Sources, # poems
              )->tuple: # the length of the longest thousandth; and how many such a thousand characters have
     "What is shared by chance."
     lengths = [length for poem in unseen[::2] for length, *_ in sources.stretches(poem)]
-    sources.shortest = int(np.quantile(lengths, .999)) if lengths else 25
+    sources.shortest = max(20, int(np.quantile(lengths, .999)))
     others = unseen[1::2]  # the rate is that of poems that did not set the length
     n = sum(len(sources.long_ones(poem)) for poem in others)
     return sources.shortest, 1000 * n / max(1, sum(map(len, others)))

@@ -22,7 +22,7 @@ def clean(text:str, # any text
 _packings = {'gzip': b'\x1f\x8b', 'bz2': b'BZh', 'lzma': b'\xfd7zXZ'} # and the bytes that they begin with
 _formats = {'a PDF': b'%PDF', 'rich text (RTF)': b'{\\rtf', 'an old Office file (.doc, .xls)': b'\xd0\xcf\x11\xe0',
             'a Word document (.docx)': b'word/', 'an e-book (.epub)': b'epub',
-            'an OpenDocument file (.odt)': b'opendocument',
+            'an OpenDocument file (.odt)': b'opendocument', 'a trained network (give it as --net or --init)': b'/data.pkl',
             'Parquet': b'PAR1', 'a picture': b'\x89PNG', 'a photo': b'\xff\xd8\xff', 'a database': b'SQLite'}
 def kind(name:str, # a file
         )->str: # '.csv', say, of poems.csv and of Poems.CSV.gz
