@@ -177,7 +177,7 @@ class Sources:
         self.words = words[np.argsort(ahead.view(f'S{self.depth}')[:, 0])].tolist()  # each 64 bytes as one string
         self.shortest, self.by_chance = calibrate(self, unseen) if sum(map(len, unseen)) > 10_000 else (25, None)
 
-# %% ../nbs/05_read.ipynb #ca6801b3
+# %% ../nbs/05_read.ipynb #88a263c1
 def _alike(a, i, b, j): # how many bytes are the same from `i` and `j` on
     n = 0
     while (same := a[i + n:i + n + 64]) and same == b[j + n:j + n + len(same)]: n += len(same)
@@ -194,11 +194,11 @@ def longest(self:Sources,
     best = i, i, 0
     for place in self.words[max(k - 5, 0):k + 5]:             # the neighbours before and after
         n, back = _alike(text, i, self.text, place), 0
-        while 0 <= back < min(i, place) and text[i - back - 1] == self.text[place - back - 1]: back += 1
+        while back < min(i, place) and text[i - back - 1] == self.text[place - back - 1]: back += 1
         if n + back > best[1] - best[0]: best = i - back, i + n, place - back
     return best
 
-# %% ../nbs/05_read.ipynb #47106f6d
+# %% ../nbs/05_read.ipynb #a7447019
 def _with_places(text): # folded, as bytes; and for each of these its place in `text`
     small, where = [], []
     for word in _word.finditer(text):
@@ -256,7 +256,7 @@ def calibrate(sources:Sources, # poems
              )->tuple: # the length of the longest thousandth; and how many such a thousand characters have
     "What is shared by chance."
     lengths = [length for poem in unseen[::2] for length, *_ in sources.stretches(poem)]
-    sources.shortest = max(20, int(np.quantile(lengths, .999)))
+    sources.shortest = max(20, int(np.quantile(lengths or [25], .999)))
     others = unseen[1::2]  # the rate is that of poems that did not set the length
     n = sum(len(sources.long_ones(poem)) for poem in others)
     return sources.shortest, 1000 * n / max(1, sum(map(len, others)))
