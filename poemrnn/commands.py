@@ -133,15 +133,14 @@ def _network(net): # its name, and the network
     return path, pretrained() if path == 'pretrained' else load(path)
 
 def _sources(trace, path): # the poems that the network in `path` learned from, and those held out of them
-    from poemrnn.batches import split_poems
     from poemrnn.encoding import anthology
     from poemrnn.files import load_poems
+    from poemrnn.preparing import whole_poems
     from poemrnn.read import Sources
     if trace == _package and path != 'pretrained':
         raise ValueError(f'Which poems did {path} learn from? Say so: --trace mine.txt.')
     poems = list(dict.fromkeys(load_poems(anthology if trace == _package else trace)))
-    learned_from, held_out = split_poems(poems) if len(poems) > 1 else (poems, [])
-    if not .07 < sum(map(len, held_out)) / sum(map(len, poems)) < .14: learned_from, held_out = poems, []  # not held out whole
+    learned_from, held_out = whole_poems(poems) or (poems, [])  # as the training parted them, if by whole poems
     return Sources(learned_from, held_out[:150])  # more say hardly more, and take their time
 
 # %% ../nbs/workshop/commands.ipynb #317ad250

@@ -9,9 +9,10 @@ __all__ = ['check_page', 'Shaded', 'told', 'in_terminal']
 import zlib
 from html import escape
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
+
+from .keeping import _check_folder, _part
 
 # %% ../nbs/workshop/showing.ipynb #8998b322
 _light = dict(ink='#1a1a1a', paper='#ffffff', line='#8a3c00', shades=('#ffffff', '#fff1df', '#ffdcb5', '#ffbe7d', '#fb9a4b', '#e8781e'),
@@ -48,8 +49,7 @@ def check_page(path:str|Path, # where a page is to be written
     "Raises `OSError` or `ValueError` where a page can't or shouldn't be written."
     path = Path(path)
     if path.is_dir(): raise ValueError(f"'{path}' is a folder. Name a file to write, such as poem.html.")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"There is no folder '{path.parent}' to write '{path.name}' into. Make it first.")
+    _check_folder(path)
     if path.is_file():
         with open(path, 'rb') as f: ours = f.read(len(_begins)) == _begins.encode()
     if path.exists() and not (path.is_file() and ours):
@@ -85,7 +85,7 @@ class Shaded:
         page = (f'{_begins}<html><head><meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
                 f'<meta name="viewport" content="width=device-width">\n<title>{escape(title)}</title>\n'
                 f'<style>html{{color-scheme:light dark}}{_css}</style></head>\n<body>{_body(self)}</body></html>\n').encode('utf-8', 'replace')
-        part = path.with_name(f'{path.name}.{uuid4().hex[:8]}.tmp')  # an old page is replaced only by a whole one
+        part = _part(path)  # an old page is replaced only by a whole one
         try:
             part.write_bytes(page)
             part.replace(path)
@@ -133,4 +133,5 @@ def in_terminal(shaded:Shaded, # a shaded text
         if colour: lines.append(''.join(map(_paint, line + ' ', levels)).removesuffix(' '))
         else: lines += [line, ''.join(_signs[level] for level in levels).rstrip()][:1 + any(levels)]
     scale = '   '.join(f'{_paint(" ", i) if colour else _signs[i]} {meaning}' for i, meaning in enumerate(shaded.scale) if i)
-    return '\n'.join([*lines, *['', scale] * bool(scale), *['', told(shaded)] * bool(told(shaded))])
+    below = told(shaded)
+    return '\n'.join([*lines, *['', scale] * bool(scale), *['', below] * bool(below)])
