@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['visible', 'fonts_for', 'show_batches', 'show_ngrams', 'show_toy', 'show_ladder', 'show_way_back', 'show_curves',
-           'show_rounding', 'plot_losses', 'show_chances', 'show_words', 'show_surprise', 'check']
+           'show_rounding', 'plot_losses', 'show_trainings', 'show_chances', 'show_words', 'show_surprise', 'check']
 
 # %% ../nbs/workshop/drawing.ipynb #17f80f28
 import warnings
@@ -143,7 +143,7 @@ def show_way_back()->plt.Figure: # the picture
     arrow(lstm, (5.87, 1.1), (7.1, 1.1))
     return fig
 
-# %% ../nbs/workshop/drawing.ipynb #ecc0d998
+# %% ../nbs/workshop/drawing.ipynb #2814a710
 def show_curves(curves:dict, # names and lists of losses, one for each step
                 window:int=20, # steps to average over
                )->plt.Axes: # the picture
@@ -173,9 +173,10 @@ def show_rounding(matrices:dict, # names, and 2 x 2 matrices
 
 def plot_losses(history, # a `History` of chapter 03
                 baselines:dict|None=None, # names and losses to draw as level lines, such as {'best n-gram': 1.4}
+                ax:plt.Axes|None=None, # where to draw; None for a new picture
                )->plt.Axes: # the picture
     "Losses against epochs."
-    _, ax = plt.subplots(figsize=(7, 3.6), layout='constrained')
+    if ax is None: ax = plt.subplots(figsize=(7, 3.6), layout='constrained')[1]
     if len(history.running) > 4:  # medians of five steps, since the last window of an epoch may be very short
         places, losses = np.array(history.running).T
         middle = np.median(np.lib.stride_tricks.sliding_window_view(losses, 5), axis=1)
@@ -192,6 +193,20 @@ def plot_losses(history, # a `History` of chapter 03
     ax.set(xlabel='epochs', ylabel='loss (nats per character)', xlim=(0, None), ylim=(lowest - .4, None))
     ax.grid(alpha=.3); ax.legend(loc='upper center')
     return ax
+
+def show_trainings(histories:dict, # names and a `History` for each
+                  )->plt.Figure: # the picture
+    "Losses of several trainings side by side, with the lowest point on held-out poems."
+    fig, axes = plt.subplots(1, len(histories), figsize=(8, 3.6), sharey=True, layout='constrained', squeeze=False)
+    for ax, (name, history) in zip(axes[0], histories.items()):
+        plot_losses(history, ax=ax).set_title(name, fontsize=11)
+        place, loss = history.best['epoch'], history.best['val']
+        ax.annotate(f'lowest {loss:.2f}', (place, loss), (0, 24), textcoords='offset points', ha='center', color='C0',
+                    arrowprops=dict(arrowstyle='-', color='C0'))
+    axes[0, 0].get_legend().set_visible(len(histories) == 1)
+    for ax in axes[0, 1:]: ax.set_ylabel('')
+    axes[0, 0].set_ylim(min(min(e['train'], e['val']) for h in histories.values() for e in h.epochs) - .2, None)
+    return fig
 
 # %% ../nbs/workshop/drawing.ipynb #b9f46cbc
 def show_chances(chars:tuple, # the characters, in the order of the chances

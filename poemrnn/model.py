@@ -55,7 +55,7 @@ def embedding(n_chars:int, # number of distinct characters
     if width is None: width = 128 if n_chars > 256 else 0
     return nn.Embedding(n_chars, width) if width else None
 
-# %% ../nbs/02_model.ipynb #e791e1a8
+# %% ../nbs/02_model.ipynb #2a58b97f
 class CharRNN(nn.Module):
     "An LSTM that reads characters and scores which comes next. Raises `ValueError` at sizes out of range."
     def __init__(self,
@@ -70,9 +70,8 @@ class CharRNN(nn.Module):
         super().__init__()
         self.vocab, self.n_hidden, self.n_layers = Vocab(tokens), n_hidden, n_layers
         self.drop_prob, self.lr = drop_prob, lr
-        self.embedding = embedding(len(self.vocab), n_embed)
-        n_in = self.n_embed or len(self.vocab)  # `n_embed` is 0 where there is no embedding
-        self.lstm = nn.LSTM(n_in, n_hidden, n_layers, batch_first=True)
+        self.embedding = embedding(len(self.vocab), n_embed)  # None where one-hot vectors will do
+        self.lstm = nn.LSTM(self.n_embed or len(self.vocab), n_hidden, n_layers, batch_first=True)
         self.fc = nn.Linear(n_hidden, len(self.vocab))
 
 # %% ../nbs/02_model.ipynb #8a1c8090

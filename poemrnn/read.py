@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Reading', 'read_along', 'count_since', 'rules', 'memory_along', 'correlations', 'probe', 'looks_back', 'folded',
-           'Sources', 'calibrate', 'Trace', 'trace']
+           'sorted_places', 'Sources', 'calibrate', 'Trace', 'trace']
 
 # %% ../nbs/05_read.ipynb #10bdc196
 import re
@@ -50,7 +50,7 @@ class Reading(Shaded):
         caption = f'{np.mean(self.rank == 1):.0%} were its first guess.'
         return Shaded(self.text, levels, self.tips, scale=scale, caption=caption)
 
-# %% ../nbs/05_read.ipynb #fe4aeeb1
+# %% ../nbs/05_read.ipynb #533a941e
 @torch.no_grad()
 def read_along(net:CharRNN, # a trained network
                text:str, # what to read
@@ -64,19 +64,19 @@ def read_along(net:CharRNN, # a trained network
     for part in ids[:-1].split(500):                                  # a long text in parts
         some, hidden = net.eval()(part[None], hidden)
         scores.append(some)
-    log_p, came = torch.cat(scores).log_softmax(-1), ids[1:, None]    # (n, n_chars) and (n, 1)
+    log_p = torch.cat(scores).log_softmax(-1)                         # (n, n_chars): what it expected
+    return _reading(text, net.chars, log_p, ids[1:])                  # and what came
+
+# %% ../nbs/05_read.ipynb #f90a458f
+def _reading(text, chars, log_p, came): # of `text`, which ends with what came
+    came, n = came[:, None], len(text)
     log_p_came = log_p.gather(1, came)
     rank = (log_p > log_p_came).sum(1) + 1
-    five = log_p.exp().scatter(1, came, -1).topk(min(5, len(net.chars) - 1))
+    five = log_p.exp().scatter(1, came, -1).topk(min(5, len(chars) - 1))  # of the others: that of what came is set to -1
     rows = zip(five.indices.tolist(), five.values.tolist())
-    others = [[(net.chars[i], p) for i, p in zip(*row)] for row in rows]
-    return _padded(text, -log_p_came[:, 0].double().numpy(), rank.numpy(), others)
-
-# %% ../nbs/05_read.ipynb #dd8b1379
-def _padded(text, surprise, rank, others): # a `Reading` of the last len(text) characters, with a place for the first
-    n = len(text)
-    surprise, rank = np.append(np.nan, surprise)[-n:], np.append(0, rank)[-n:]
-    return Reading(text, surprise, rank, [[], *others][-n:])
+    others = [[], *([(chars[i], p) for i, p in zip(*row)] for row in rows)]
+    surprise = np.append(np.nan, -log_p_came[:, 0].double().numpy())      # a place for the first, which wasn't guessed
+    return Reading(text, surprise[-n:], np.append(0, rank.numpy())[-n:], others[-n:])
 
 # %% ../nbs/05_read.ipynb #e5bac7fe
 def count_since(what, # (n,) what to count: true or false at each character
@@ -128,7 +128,7 @@ def correlations(memory:np.ndarray, # (n, n_units)
     both -= means[group]
     return both[:, 0] @ both[:, 1:] / np.sqrt((both[:, 0]**2).sum() * (both[:, 1:]**2).sum(0) + 1e-12)
 
-# %% ../nbs/05_read.ipynb #6e797559
+# %% ../nbs/05_read.ipynb #3793e11e
 def probe(memory:np.ndarray, # (n, n_units)
           rule:np.ndarray, # (n,) a number for each place
          )->float: # share explained on the second half: 1 for all, 0 or less for nothing
@@ -159,7 +159,16 @@ def folded(text:str, # any text
     "What is left of a text when case, punctuation and line breaks don't count."
     return ' '.join(word.lower() for word in _word.findall(text))
 
-# %% ../nbs/05_read.ipynb #4fe0ada9
+# %% ../nbs/05_read.ipynb #c8c616fc
+def sorted_places(text:bytes, # words with one byte in between, a space or a line end
+                  depth:int=64, # how many bytes to sort by
+                 )->np.ndarray: # where words begin, in the order of what follows there
+    "A suffix array of the beginnings of words (Manber and Myers, 1990)."
+    letters = np.frombuffer(b'\n' + text + bytes(depth), np.uint8)
+    words = np.flatnonzero(letters[:-depth] <= 32)                            # after a space (32) or a line end (10)
+    ahead = np.lib.stride_tricks.sliding_window_view(letters[1:], depth)[words]
+    return words[np.argsort(ahead.view(f'S{depth}')[:, 0])]                   # each 64 bytes as one string
+
 class Sources:
     "Poems, sorted so that it is quickly found what else stands in them."
     depth = 64  # bytes to sort by
@@ -171,10 +180,7 @@ class Sources:
         parts = [folded(poem).encode() for poem in self.poems]
         self.begins = np.cumsum([0] + [len(part) + 1 for part in parts]).tolist()  # places of the poems in `text`
         self.text = b'\n'.join(parts)
-        letters = np.frombuffer(b'\n' + self.text + bytes(self.depth), np.uint8)
-        words = np.flatnonzero(letters[:-self.depth] <= 32)          # after a space (32) or a line end (10)
-        ahead = np.lib.stride_tricks.sliding_window_view(letters[1:], self.depth)[words]
-        self.words = words[np.argsort(ahead.view(f'S{self.depth}')[:, 0])].tolist()  # each 64 bytes as one string
+        self.words = sorted_places(self.text, self.depth).tolist()
         self.shortest, self.by_chance = calibrate(self, unseen) if sum(map(len, unseen)) > 10_000 else (25, None)
 
 # %% ../nbs/05_read.ipynb #88a263c1

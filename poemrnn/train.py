@@ -33,7 +33,7 @@ def to_tensors(batches:Iterable, # pairs (x, y) from `get_batches`
     "Batches as tensors, one pair at a time."
     return (tuple(torch.from_numpy(a.astype(np.int64)).to(device) for a in pair) for pair in batches)
 
-# %% ../nbs/03_train.ipynb #cc4d05f9
+# %% ../nbs/03_train.ipynb #b9aec768
 def loss_on(net:nn.Module, # a `CharRNN`, or what stands for it
             x:torch.Tensor, # (batch, seq) integers read
             y:torch.Tensor, # (batch, seq) integers that came next
@@ -41,14 +41,14 @@ def loss_on(net:nn.Module, # a `CharRNN`, or what stands for it
            )->tuple: # mean loss in nats per character, and the new (h, c)
     "How surprised `net` is by `y`."
     scores, hidden = net(x, hidden)                          # (batch*seq, n_chars)
-    return F.cross_entropy(scores.float(), y.flatten()), hidden  # float: 32 bits, whatever `net` computes with
+    return F.cross_entropy(scores.float(), y.flatten()), hidden  # in 32 bits
 
-# %% ../nbs/03_train.ipynb #576ff635
+# %% ../nbs/03_train.ipynb #550c3dba
 def learn(net:nn.Module, # learns in place: a `CharRNN`, or what stands for it
           batches:Iterable, # pairs (x, y) of tensors, in reading order
           opt:torch.optim.Optimizer, # makes the steps
           schedule=None, # a learning rate scheduler, if there is one
-          clip:float=5, # longest gradient allowed
+          clip:float=5, # longest gradient allowed; from here on we take 1
           hidden:tuple|None=None, # (h, c) to begin with; None for an empty memory
          )->Iterator[tuple]: # after each batch: its loss in nats per character, and (h, c)
     "Learn from `batches` one by one; the hidden state is carried from each to the next, and cut."
@@ -63,7 +63,7 @@ def learn(net:nn.Module, # learns in place: a `CharRNN`, or what stands for it
         if schedule: schedule.step()
         yield loss.item(), hidden
 
-# %% ../nbs/03_train.ipynb #61e362d6
+# %% ../nbs/03_train.ipynb #61f380ef
 @torch.no_grad()
 def evaluate(net:CharRNN, # left in the mode, training or not, in which it comes
              data:np.ndarray, # (n,) encoded text, at least 2 characters
@@ -72,15 +72,15 @@ def evaluate(net:CharRNN, # left in the mode, training or not, in which it comes
     "How surprised `net` is by `data`, without dropout. Raises `ValueError` where there is nothing to guess."
     enough_to_guess(data)
     was_training, hidden, total = net.training, None, 0.
-    rows = min(batch_size, max(1, len(data) // 1000))
+    rows = min(batch_size, max(1, len(data) // 1000))  # of a thousand characters or more
     net.eval()
     for x, y in to_tensors(read_through(data, rows), net.fc.weight.device):
         loss, hidden = loss_on(net, x, y, hidden)
-        total += loss.item() * (y >= 0).sum().item()
+        total += loss.item() * (y >= 0).sum().item()   # times the number of answers
     net.train(was_training)
     return total / (len(data) - 1)
 
-# %% ../nbs/03_train.ipynb #d7152d20
+# %% ../nbs/03_train.ipynb #e04f912a
 def rate(step:int, # steps done
          n_steps:int, # steps in all
         )->float: # share of the highest learning rate, from 0 to 1
@@ -136,27 +136,32 @@ class Training:
     def tell(self, moment):
         for hook in self.hooks: getattr(hook, moment, lambda training: None)(self)
 
-# %% ../nbs/03_train.ipynb #1b51ff59
+# %% ../nbs/03_train.ipynb #c1e280f2
+@patch
+def loop(self:Training)->None:
+    "Learn until the last epoch ends, or until somebody says `enough`."
+    s, history = self.settings, self.history
+    while self.epoch < s['epochs'] and not self.enough:
+        left = to_tensors(islice(self.batches(), self.window, None), best_device())  # the windows not yet read
+        for loss, self.hidden in learn(self.model, left, self.opt, self.schedule, s['clip'], self.hidden):
+            self.window += 1                           # `self.hidden` is now the state after it
+            history.running.append((self.done(), loss))  # `done`: how many epochs so far
+            self.tell('after_step')
+        self.epoch, self.window, self.hidden = self.epoch + 1, 0, None
+        history.examine(self.epoch)
+        self.tell('after_epoch')
+
+# %% ../nbs/03_train.ipynb #aa16215a
 @patch
 def run(self:Training)->History: # losses and samples; `.plot()` draws them
-    "Learn to the end, or until something ends it; the network is left with its best weights, dropout off."
-    s, history = self.settings, self.history
+    "Learn, and leave the network with its best weights, dropout off, however the learning ends."
     self.tell('before')
-    try:
-        while self.epoch < s['epochs'] and not self.enough:
-            left = to_tensors(islice(self.batches(), self.window, None), best_device())  # the windows not yet read
-            for loss, self.hidden in learn(self.model, left, self.opt, self.schedule, s['clip'], self.hidden):
-                self.window += 1
-                history.running.append((self.done(), loss))
-                self.tell('after_step')
-            self.epoch, self.window, self.hidden = self.epoch + 1, 0, None
-            history.examine(self.epoch)
-            self.tell('after_epoch')
+    try: self.loop()
     except KeyboardInterrupt: self.tell('interrupted')
     finally:
-        if history.best: self.net.load_state_dict(history.best_weights)  # (files keep the last ones, too)
+        if self.history.best: self.net.load_state_dict(self.history.best_weights)  # (files keep the last ones, too)
         self.net.eval(); self.tell('after')
-    return history
+    return self.history
 
 # %% ../nbs/03_train.ipynb #014a1a71
 def train(net:CharRNN, # learns in place; ends with its best weights, dropout off, on the best device
