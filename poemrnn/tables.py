@@ -89,7 +89,7 @@ def excel(raw:bytes, # an .xlsx file
         raise ValueError(f"'{name}' is not a whole Excel table ({e}). Save it as .csv.") from None
     return _named(rows)
 
-# %% ../nbs/workshop/tables.ipynb #cb46f153
+# %% ../nbs/workshop/tables.ipynb #c0888e78
 _body = re.compile(r'poem|poes[iy]|po[eè]m|lyric|vers|text|content|body|paragraph|\blines?$|haiku|limerick|'
                    r'sonnet|stanza|gedicht|стих|текст|诗|詩|内容|內容|本文', re.I)
 _title = re.compile(r'title|tit[eo]l|titre|t[ií]tulo|\bname$|_name$|\bnaam$|\bnom$|\bnome$|song|heading|rhythmic|题|題|назв', re.I)
@@ -121,20 +121,19 @@ def table(text:str, # what a file holds
           name:str, # the file
          )->dict|None: # lists of cells by the names of their columns; None where it is no table
     "A table in any usual shape, whatever the file is called. Raises `ValueError` where it is broken."
-    ending = kind(name)
-    first = text.strip('\ufeff').split('\n', 1)[0]
-    names = [cell.strip(' "\r').lower() for cell in re.split('[\t|;,]', first)]
-    if ending in ('.json', '.jsonl', '.ndjson') or re.match(r'\ufeff?\s*(\[\s*)?\{\s*"|\ufeff?\s*\[\s*"', text):
+    ending, first = kind(name), text.strip('\ufeff').split('\n', 1)[0]
+    if 'json' in ending or re.match(r'\ufeff?\s*[\[{][\s\[{]*"', text):
         try: rows = _json(text, name)
         except ValueError:
-            if ending.startswith(('.json', '.ndjson')) or '{' in first: raise
+            if 'json' in ending or '{' in first: raise
         else:
             keys = dict.fromkeys(k for row in rows for k in row)
             return {k: [_cell(row.get(k)) for row in rows] for k in keys}
-    known = len(names) > 1 and _record & {*names} and max(len(n.split()) for n in names) < 4 and '\n' in text.strip()
-    if known or ending in ('.csv', '.tsv', '.psv'): return _named(_csv(text, name))
+    names = [cell.strip(' "\r').lower() for cell in re.split('[\t|;,]', first)]
+    known = len(names) > 1 and _record & {*names} and max(len(n.split()) for n in names) < 4
+    if known and '\n' in text.strip() or ending in ('.csv', '.tsv', '.psv'): return _named(_csv(text, name))
 
-# %% ../nbs/workshop/tables.ipynb #5ecfeb19
+# %% ../nbs/workshop/tables.ipynb #4de44690
 def _looks(name, texts): # like poems? The higher, the more
     lines = [line for t in texts for line in t.split('\n') if line.strip()]
     aside = bool(_aside.search(name))
@@ -190,7 +189,7 @@ def poems_in(table:dict, # lists of cells by the names of their columns
     elif len(table) > 1 and not title: said.append(('titles', 'none (--title COLUMN)'))
     like = [n for n in table if not _aside.search(n) and n not in heads
             and .3 < size[n] / (size[chosen[0]] or 1) < 3]
-    if len(chosen) == 1 and len(like) > 1 and '\n' not in ''.join(c for n in like for c in table[n]):
+    if len(chosen) == 1 and len(like) > 1 and all(map(_are_lines, map(table.get, like))):
         said.append(('look out', f"columns {' and '.join(like)} look alike: if they hold the lines of a poem, "
                                  f"give --column {','.join(like)}"))
     key = next((n for n in table if _group.search(n) and n not in chosen and all(table[n])

@@ -18,12 +18,14 @@ def clean(text:str, # any text
     lines = (text.replace('\ufeff', '') + '.').splitlines()  # the dot guards the last line
     return unicodedata.normalize('NFC', '\n'.join(map(str.rstrip, lines))[:-1])
 
-# %% ../nbs/workshop/texts.ipynb #fd53fe6a
+# %% ../nbs/workshop/texts.ipynb #58ec068c
 _packings = {'gzip': b'\x1f\x8b', 'bz2': b'BZh', 'lzma': b'\xfd7zXZ'} # and the bytes that they begin with
 _formats = {'a PDF': b'%PDF', 'rich text (RTF)': b'{\\rtf', 'an old Office file (.doc, .xls)': b'\xd0\xcf\x11\xe0',
             'a Word document (.docx)': b'word/', 'an e-book (.epub)': b'epub',
-            'an OpenDocument file (.odt)': b'opendocument', 'a trained network (give it as --net or --init)': b'/data.pkl',
-            'Parquet': b'PAR1', 'a picture': b'\x89PNG', 'a photo': b'\xff\xd8\xff', 'a database': b'SQLite'}
+            'an OpenDocument file (.odt)': b'opendocument', 'Parquet': b'PAR1', 'a picture': b'\x89PNG',
+            'a photo': b'\xff\xd8\xff', 'a database': b'SQLite',
+            'a trained network (give it as --net or --init)': b'/data.pkl'}
+
 def kind(name:str, # a file
         )->str: # '.csv', say, of poems.csv and of Poems.CSV.gz
     "The ending of a file's name, without that of its packing."
@@ -36,20 +38,18 @@ def unpack(raw:bytes, # what a file holds
            name:str, # the file, for messages
           )->bytes: # the same out of its packing, if it had one
     "Raises `ValueError` at half a packing, and at formats that are no text."
-    module = next((module for module, begin in _packings.items() if raw.startswith(begin)), '')
-    if not module and str(name).lower().endswith('.gz'):
-        raise ValueError(f"'{name}' is not a whole gzip file. Get it again; or, if it isn't packed at all, "
-                         'take .gz off its name.')
-    try: raw = import_module(module).decompress(raw) if module else raw
+    gz = str(name).lower().endswith('.gz')
+    packing = next((p for p, begin in _packings.items() if raw.startswith(begin)), 'gzip' * gz)
+    try: raw = import_module(packing).decompress(raw) if packing else raw
     except Exception:  # each module has its own
-        raise ValueError(f"'{name}' is not a whole {module} file: its end is missing, perhaps. "
-                         'Get it again.') from None
+        raise ValueError(f"'{name}' is not a whole {packing} file. Get it again"
+                         + "; or, if it isn't packed at all, take .gz off its name" * gz + '.') from None
     for kind, begin in _formats.items():
         if raw[:9].lstrip().startswith(begin) or raw[:2] == b'PK' and begin in raw:
             raise ValueError(f"'{name}' is {kind}, which can't be read here. {way_out}")
     return raw
 
-# %% ../nbs/workshop/texts.ipynb #af670a06
+# %% ../nbs/workshop/texts.ipynb #3aa3e4f0
 def _signs(encoding, first, last): # the characters whose first byte is in this range
     pairs = (bytes([a, b]) for a in range(first, last + 1) for b in range(0x40, 0xff))
     return ''.join(pair.decode(encoding, 'ignore') for pair in pairs)
@@ -58,16 +58,17 @@ def _languages(): # encodings, how far to trust them, and what languages have be
     western = 'éèàêçùâîôûëïœ äöüß áéíóúñüª àèéìòù áâãàçéêíóôõú åäöøæé éëïó'
     yield 'cp1252', 1.1, western
     yield 'mac_roman cp850', 1., western
-    yield 'cp1250 iso8859_2', 1., 'ąćęłńóśźż áčďéěíňóřšťúůýž áéíóöőúüű ľĺŕáäčďéíňóôšťúýž čćšžđ ăâîşţ'
+    yield 'cp1250 iso8859_2', 1., ('ąćęłńóśźż áčďéěíňóřšťúůýž áéíóöőúüű ľĺŕáäčďéíňóôšťúýž '
+                                   'čćšžđ ăâîşţ')
     yield 'cp1254', 1., 'çğıöşüâîûİ'
     yield 'cp1251 koi8_r cp866', 1., 'оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё оаинтвесрілкудмпзяьбгчйхжцшюїфєщґ'
     yield 'cp1253', 1., 'αοιετσνηυρπκμλςωίγθδάόχέφύήβξζώψϊϋ'
     yield 'cp1255', 1.09, 'יוהלאמרבתנשדעחקפצגטכסזםןךףץ'
     yield 'cp1256', 1., 'اليمنرتوبعدسفهكقحجشصطخضذثزغظءأإآةىئؤ'
-    yield 'euc_kr', 1., ''.join(map(chr, range(0xac00, 0xd7a4)))
+    yield 'euc_kr', 1., _signs('euc_kr', 0xb0, 0xc8)
     yield 'gb18030', .9, _signs('gb2312', 0xb0, 0xd7)
     yield 'big5', .9, _signs('big5', 0xa4, 0xc6)
-    yield 'shift_jis euc_jp', .9, _signs('euc_jp', 0xa4, 0xa5) + _signs('euc_jp', 0xb0, 0xcf)
+    yield 'shift_jis euc_jp', .9, _signs('euc_jp', 0xa4, 0xcf)
 
 _anywhere = set('’‘“”„«»–—…·°¡¿€£§\xa0，。！？、；：「」『』（）《》．') # what says nothing of the language
 
@@ -92,7 +93,7 @@ def guesses(raw:bytes, # a text in an unknown encoding
             found.append((trust * max(_usual(text, letters) for letters in languages.split()), encoding, text))
     return sorted(found, reverse=True)
 
-# %% ../nbs/workshop/texts.ipynb #e3f3ccce
+# %% ../nbs/workshop/texts.ipynb #32710b67
 def _tries(raw, encoding): # encodings, in the order in which to try them
     if raw[:2] in (b'\xff\xfe', b'\xfe\xff'): yield 'utf-16' if any(raw[2:4]) else 'utf-32'  # a byte order mark
     if b'\0' in raw and raw[:200].count(0) > len(raw[:200]) / 3: yield 'utf-16-le' if raw[0] else 'utf-16-be'
@@ -109,10 +110,11 @@ def decode(raw:bytes, # what a file holds, unpacked
         raise ValueError(f"There is no encoding called '{encoding}'. Common ones are utf-8, utf-16, cp1252, "
                          'gb18030.') from None
     for attempt in _tries(raw, encoding):
-        try: text, bad = raw.decode(attempt), None
-        except UnicodeDecodeError as e: text, bad = '', e.start
-        if '\0' in text: bad = len(text[:text.index('\0')].encode(attempt))
-        if bad is None: return text, attempt
+        try: text = raw.decode(attempt)
+        except UnicodeDecodeError as e: bad = e.start
+        else:
+            if '\0' not in text: return text, attempt
+            bad = len(text[:text.index('\0')].encode(attempt))
     nearly = raw.decode('utf-8', 'replace')  # it may be UTF-8 with a few bad bytes
     harmed = len(re.findall('[^\0-\x7f]', nearly)) > 3 * nearly.count('\ufffd')
     found = [] if encoding or harmed or b'\0' in raw else guesses(raw)
