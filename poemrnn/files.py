@@ -18,10 +18,11 @@ from .parting import part, titled
 from .tables import excel, poems_in, table
 from .texts import clean, decode, kind, unframe, unpack
 
-# %% ../nbs/workshop/files.ipynb #e022f745
+# %% ../nbs/workshop/files.ipynb #e2d8b255
 _texts = '.txt', '.text', '.md', '.markdown', ''
 _tables = '.csv', '.tsv', '.psv', '.json', '.jsonl', '.ndjson', '.xlsx'
-_no_poems = re.compile(r'(read.?me|licen[cs]e|copying|notice|contributing|changelog|credits|requirements)\b', re.I)
+_no_poems = re.compile(r'(read.?me|licen[cs]e|copying|notice|contributing|changelog|credits|requirements)\b',
+                       re.I)
 
 def _walk(folder, above=''): # the files in it and below, after their names
     for p in sorted(folder.iterdir(), key=lambda p: p.name):
@@ -30,8 +31,9 @@ def _walk(folder, above=''): # the files in it and below, after their names
         elif p.is_file(): yield above + p.name, p
 
 def _left_out(names, why): # what to say of these
-    what = f"{len(names)} file{'s' * (len(names) > 1)} {why}: {', '.join(names[:4])}" + ', ...' * (len(names) > 4)
-    return [('left out', what)] * bool(names)
+    number = f"{len(names)} file{'s' * (len(names) > 1)}"
+    some = ', '.join(names[:4]) + ', ...' * (len(names) > 4)
+    return [('left out', f'{number} {why}: {some}')] * bool(names)
 
 def _choose(folder, name, recursive): # (name, bytes) of the files to be read, and what to say of all
     files = list(_walk(folder))
@@ -40,12 +42,13 @@ def _choose(folder, name, recursive): # (name, bytes) of the files to be read, a
     rest = [f for f in files if f[0] not in below + never]
     chosen = [f for f in rest if kind(f[0]) in _texts] or [f for f in rest if kind(f[0]) in _tables]
     if not chosen:
-        way_out = (f'There are {len(below)} files in its subfolders: to read them, say recursive.' if below else
-                   'Put each poem in a file of its own, named something.txt.')
+        way_out = 'Put each poem in a file of its own, named something.txt.'
+        if below: way_out = f'There are {len(below)} files in its subfolders: to read them, say recursive.'
         raise ValueError(f"The folder '{name}' holds no .txt file. {way_out}")
     said = [('from', f"{len(chosen)} files in '{name}'"), *_left_out(below, 'in subfolders (--recursive)'),
             *_left_out(never, 'with a name that no poem has'),
-            *_left_out([f[0] for f in rest if f not in chosen], 'of other kinds (name one, to have it read if it can be)')]
+            *_left_out([f[0] for f in rest if f not in chosen],
+                       'of other kinds (name one, to have it read if it can be)')]
     return [(p.name, p.read_bytes()) for _, p in chosen], said
 
 def _find(src): # where it is
@@ -59,32 +62,34 @@ def _find(src): # where it is
     if re.match('https?:|www', name):
         raise FileNotFoundError(f"'{name}' is an address, and nothing is fetched from there. "
                                 'Save it with a browser, and give the name of the file.')
-    raise FileNotFoundError(f"There is no file or folder {name!r}. Check the spelling, or give the whole path. "
+    raise FileNotFoundError(f'There is no file or folder {name!r}. Check the spelling, or give the whole path. '
                             f"Collections that have a name: {', '.join(corpora)}.")
 
 def _contents(src, recursive): # (name, bytes) of each file to be read, and what to say where it is a folder
-    if str(src) == '-' and not sys.stdin: raise ValueError('There is no standard input here. Give the name of a file.')
     path = None if str(src) == '-' else _find(src)
+    if not (path or sys.stdin): raise ValueError('There is no standard input here. Give the name of a file.')
     if path and path.is_dir(): return _choose(path, src, recursive)
     raw = path.read_bytes() if path else sys.stdin.buffer.read()
     if unpack(raw, src)[:2] != b'PK' or b'xl/workbook' in raw: return [(str(src), raw)], []
     try: return _choose(zipfile.Path(io.BytesIO(raw)), src, True)
     except zipfile.BadZipFile: raise ValueError(f"'{src}' is not a whole .zip file. Get it again.") from None
 
-# %% ../nbs/workshop/files.ipynb #d66fac35
+# %% ../nbs/workshop/files.ipynb #345d774f
 class Story(str):
     "A text that a notebook shows as it is."
     def __repr__(self): return str(self)
 
 _spoiled = { # what a poem should not hold, and how to find it
-    'tags, links or signs of a formatted page': r'</?[A-Za-z][^>\n]{0,60}>|&[a-z#\d]+;|\[\[|\{\{|\\n|https?://',
+    'tags, links or signs of a formatted page':
+        r'</?[A-Za-z][^>\n]{0,60}>|&[a-z#\d]+;|\[\[|\{\{|\\n|https?://',
     'signs for letters that an earlier program lost': '\ufffd',
     'letters that an earlier program spoiled': 'Ã[\x80-\xbf]|â€'}
 
 def _doubts(poems, parted): # what looks wrong
     longest, usual = max(poems, key=len), median(map(len, poems))
     n, single = longest.count('\n\n') + 1, sum('\n' not in p for p in poems)
-    many = len(poems) < 10 and ''.join(poems).count('\n\n') >= 3 * len(poems) or n > 7 and len(longest) > 5 * usual
+    blocks = sum(p.count('\n\n') + 1 for p in poems)
+    many = len(poems) < 10 and blocks >= 4 * len(poems) or n > 7 and len(longest) > 5 * usual
     which = 'the text' if len(poems) == 1 else 'the longest poem'
     lone = Counter(re.findall(r'(?<=\n\n)(\S.*)(?=\n\n)', longest)).most_common(1)
     if not parted: pass
@@ -120,23 +125,25 @@ class Poems(list):
     @cached_property
     def story(self)->Story:
         "What was understood, for people to read before anything is learned."
-        lengths, one = sorted(map(len, self)), len(self) == 1
+        one, lengths = len(self) == 1, sorted(map(len, self))
+        middle, begins = median(lengths), ['it begins' if one else 'the first', *[''] * 11]
         shown = [line[:100] for line in self[0].split('\n')]
         number = 'one text' if one else f'{len(self):,}' + f', parted by {self.parted}' * bool(self.parted)
         number += ', which are left out' * ('parted by the numbers' in number)
         said = [('poems', number + ' (--separator)' * bool(self.parted)), *self.said,
                 *(('look out', doubt) for doubt in _doubts(self, self.parted)),
-                ('length', f'shortest {lengths[0]:,}, median {median(lengths):,.0f}, longest {lengths[-1]:,} characters'),
-                *zip(['it begins' if one else 'the first', *[''] * 11], shown), *[('', '...')] * (len(shown) > 12),
+                ('length', f'shortest {lengths[0]:,}, median {middle:,.0f}, longest {lengths[-1]:,} characters'),
+                *zip(begins, shown), *[('', '...')] * (len(shown) > 12),
                 *[('it ends', shown[-1])] * (one and len(shown) > 12)]
         return Story('\n'.join(f'{about:11} {what}'.rstrip() for about, what in said))
 
-# %% ../nbs/workshop/files.ipynb #c38b8e85
+# %% ../nbs/workshop/files.ipynb #40803c36
 class _Empty(ValueError):
     def __init__(self, name):
-        super().__init__(f"'{name}' is empty: there is no text in it. Put some poems in, or give another file.")
+        super().__init__(f"'{name}' is empty: there is no text in it. "
+                         'Put some poems in, or give another file.')
 
-def _look(name, raw, encoding): # the columns of a file, or None; its text, clean; the title before it; what to say
+def _look(name, raw, encoding): # the columns of a file, or None; its clean text; the title above it; what to say
     raw = unpack(raw, name)
     if raw[:2] == b'PK': return excel(raw, name), '', '', []
     text, used = decode(raw, name, encoding)
@@ -189,17 +196,16 @@ def load_poems(src:str|Path|list, # a text, table, folder, .zip; a name in `corp
         said.append(('look out', f"in {len(marked)} of {len(read)} files, such as '{marked[0][0]}', are "
                                  f'{marked[0][2].parted}: they part nothing, as most files have none; '
                                  'if they should, read these files alone'))
-        read = [(name, raw, _read(name, raw, *how, 'two')) if (name, raw, found) in marked else (name, raw, found)
-                for name, raw, found in read]
+        read = [(*r[:2], _read(*r[:2], *how, 'two')) if r in marked else r for r in read]
     found = [poems for *_, poems in read]
     poems = [poem for poems in found for poem in poems]
-    notes = Counter(note for poems in found for note in poems.said)
-    said += [(about, what + f' (in {n} of {len(read)} files)' * (len(read) > 1)) for (about, what), n in notes.items()]
+    notes, of_all = Counter(note for poems in found for note in poems.said), f' of {len(read)} files)'
+    said += [(about, what + f' (in {n}{of_all}' * (len(read) > 1)) for (about, what), n in notes.items()]
     poem, times = Counter(poems).most_common(1)[0]
     if times > 1:
-        n, first_line = len(poems) - len(set(poems)), poem.split('\n')[0][:40]
-        said.append(('repeats', f'{n:,} of the {len(poems):,} poems are equal to others to the letter, such as '
-                                f'{first_line!r}: each is learned once'))
+        n, begin = len(poems) - len(set(poems)), poem.split('\n')[0][:40]
+        said.append(('repeats', f'{n:,} of the {len(poems):,} poems are equal to others to the letter, '
+                                f'such as {begin!r}: each is learned once'))
     partings = dict.fromkeys(one.parted for one in found if len(one) > 1 and one.parted)
     usual = 'the ends of files' if len(read) > 1 else 'two blank lines'
     return Poems(poems, said, ' and by '.join(partings) or usual * any(one.parted for one in found))

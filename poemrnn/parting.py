@@ -10,7 +10,7 @@ import re
 from itertools import groupby, pairwise
 from unicodedata import numeric
 
-# %% ../nbs/workshop/parting.ipynb #6518f622
+# %% ../nbs/workshop/parting.ipynb #968dcc54
 _number = r'(?P<n>\d{1,4}|[IVXLCDM]+|[ivxlcdm]+|[Ⅰ-ⅿ①-⑳]|[一二三四五六七八九十百]+)'
 _before = r'(?P<kind>(?:[^\W\d_]{2,}[.:]?[ _]+[#№]?){1,2}|[第其])?'  # such as `Poem` or `Sonnet No.`
 _weak = r'[-—–/|·<>()\[\]\\^.]' # signs that say nothing where one or two stand alone
@@ -28,8 +28,8 @@ _underlined = r'(?:(?<=\n\n)|\A)(\S.*)\n(?:={3,}|-{3,})\n(?=\n)' # a heading, to
 def _value(n): # of a number in digits, or Roman or Chinese ones
     if n.isdecimal(): return int(n)
     signs = [dict(I=1, V=5, X=10, L=50, C=100, D=500, M=1000).get(c) or numeric(c) for c in n.upper()]
-    def part(a, b): return a if a >= b else -a if n.isascii() else (a - 1) * b  # IX is 10 - 1, but 九十 is 9 * 10
-    return sum(part(a, b) for a, b in pairwise([*signs, 0]))
+    def before(a, b): return -a if n.isascii() else (a - 1) * b  # IX is 10 - 1, but 九十 is 9 * 10
+    return sum(before(a, b) if a < b else a for a, b in pairwise([*signs, 0]))
 
 def _rising(found): # the longest run of numbers that rise by one, unless it is short
     runs = groupby(enumerate(found), lambda pair: _value(pair[1]['n']) - pair[0])
@@ -45,11 +45,12 @@ def _candidates(text): # the marks of each kind, after what they are called
             kinds.setdefault((kind, n.isdecimal(), n.isupper()), []).append(m)
         for found in kinds.values():
             if 'n' in found[0].groupdict(): found = _rising(found)
-            if not found or name == 'headings such as' and len(found) == 1 and found[0].start(): continue  # a line in bold
+            bold = name == 'headings such as' and len(found) == 1 and found[0].start() > 0  # a line, perhaps
+            if bold or not found: continue
             first, last = (m[0].strip() or 'form feed' for m in (found[0], found[-1]))
             yield f'{name} {first!r}' + f' to {last!r}' * name.endswith('from'), found
 
-# %% ../nbs/workshop/parting.ipynb #502ccde5
+# %% ../nbs/workshop/parting.ipynb #c758289d
 def _pieces(text, marks): # what stands before the first mark, and after each
     yield text[:marks[0].start()]
     for m, following in pairwise([*marks, None]):
@@ -60,12 +61,12 @@ def _convincing(pieces): # do the marks part the poems, rather than the blank li
     stretches = [s for s in re.split('\n{3,}', marked) if re.search(r'[\w\0]', s)]
     return sum('\0' in s for s in stretches) >= .8 * len(stretches)
 
-def _by_marks(text): # what the marks are called, the first of them, and the pieces, for each kind that convinces
-    if text.count('\n\n\n') > 1000 or not any(_candidates(text[:50_000])): return []  # no need to look further
+def _by_marks(text): # what the marks are called, the first, and the pieces, for each kind that convinces
+    if text.count('\n\n\n') > 1000 or not any(_candidates(text[:50_000])): return []  # clear
     found = [(how, marks[0], [*_pieces(text, marks)]) for how, marks in _candidates(text)]
     return [mark for mark in found if _convincing(mark[-1])]
 
-# %% ../nbs/workshop/parting.ipynb #39dd9383
+# %% ../nbs/workshop/parting.ipynb #d38a51dd
 _words = dict(blank=('one blank line', '\n\n+'), two=('two blank lines', '\n{3,}'),
               line=('the ends of lines', '\n'), none=('nothing', r'\Z')) # what they mean, and how to find it
 
@@ -73,7 +74,8 @@ def _asked(text, separator): # how the poems are parted, and the pieces
     mark = separator.replace('\\n', '\n')
     alone = rf'(?m)^[ \t]*{re.escape(mark.strip())}$'
     patterns = [alone] * bool(mark.strip()) + [re.escape(mark)]
-    how, pattern = _words.get(separator) or (repr(separator), next((p for p in patterns if re.search(p, text)), ''))
+    found = next((p for p in patterns if re.search(p, text)), '')
+    how, pattern = _words.get(separator, (repr(separator), found))
     if pattern: return how, re.split(pattern, text)
     raise ValueError(f"{separator!r} stands nowhere between the poems. Give a line that does, "
                      f"or one of the words {', '.join(_words)}.")
@@ -105,7 +107,7 @@ def line_ends(poems:list, # texts
         return [re.sub(pattern, '\n', re.sub(r'</?p\b[^>]*>', '', p)) for p in poems], mark
     return poems, ''
 
-# %% ../nbs/workshop/parting.ipynb #b2ca467a
+# %% ../nbs/workshop/parting.ipynb #001446c7
 def part(text:str, # clean
          separator:str|None=None, # a line between poems, or 'blank', 'two', 'line', 'none'; None to find it
         )->tuple: # the poems, how they were parted, and what was left out
@@ -115,7 +117,7 @@ def part(text:str, # clean
     lines = [line for line in text.split('\n', 99) if line]
     how, pieces = 'two blank lines', re.split('\n{3,}', text)
     if separator: how, pieces = _asked(text, separator)
-    elif len(lines) > 2 and sum(' / ' in line for line in lines) > .8 * len(lines):
+    elif len(pieces) == 1 and len(lines) > 2 and line_ends(lines)[1] in (' / ', r'\n'):
         how, pieces = _words['line'][0], text.split('\n')
     elif found := _by_marks(text):
         how, first, (before, *pieces) = max(found, key=lambda mark: len(mark[-1]))

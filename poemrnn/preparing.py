@@ -16,7 +16,7 @@ from .batches import split_poems
 from .doors import share, unknown, whole_number
 from .encoding import join_poems, poem_end, Vocab
 
-# %% ../nbs/workshop/preparing.ipynb #c01403d2
+# %% ../nbs/workshop/preparing.ipynb #cf3bdbdf
 def split_text(text:str, # any text of at least 20 characters
                val_frac:float=0.1, # share of the characters to hold back, between 0 and 1
               )->tuple[str, str]: # training text and validation text; joined they are `text`
@@ -25,15 +25,15 @@ def split_text(text:str, # any text of at least 20 characters
     Raises `ValueError` where `text` is too short or `val_frac` out of range."""
     share(val_frac=val_frac)
     if len(text) < 20:
-        raise ValueError(f'The text has {len(text)} characters, too few to learn from some and be examined on '
-                         'others: give it at least 20.')
+        raise ValueError(f'The text has {len(text)} characters, too few to learn from some and be examined '
+                         'on others: give it at least 20.')
     cut = min(max(int(len(text) * (1 - val_frac)), 2), len(text) - 2)
     for end in poem_end, '\n\n', '\n', ' ':
         at = text.rfind(end, max(cut - len(text) // 20, 1), cut)  # at most a twentieth further back
         if at > 0: return text[:at + len(end)], text[at + len(end):]
     return text[:cut], text[cut:]
 
-# %% ../nbs/workshop/preparing.ipynb #fa57c93f
+# %% ../nbs/workshop/preparing.ipynb #65ab53d3
 def vocabulary(text:str, # any text
                min_count:int=1, # characters that are rarer are folded into `unknown`
                known:tuple|str=(), # characters to begin with, in this order
@@ -47,21 +47,22 @@ def vocabulary(text:str, # any text
     letters = {c for c in counts if c.isalpha()} or counts.keys()
     if len(frequent) < len(new):
         if letters.isdisjoint({*known, *frequent}):
-            raise ValueError(f'No letter of the text is left: none comes {min_count} times. Choose a smaller min_count.')
+            raise ValueError(f'No letter of the text is left, as none comes {min_count} times: '
+                             'choose a smaller min_count.')
         frequent.add(unknown)
     return Vocab((*known, *sorted(frequent)))
 
-# %% ../nbs/workshop/preparing.ipynb #ca3c5ec8
+# %% ../nbs/workshop/preparing.ipynb #83797290
 def whole_poems(poems:list, # distinct poems
-               )->tuple|None: # those to learn from and those held out; None where these aren't about a tenth of the text
-    "The split by whole poems, where that is possible."
+               )->tuple|None: # those to learn from and those held out
+    "The split by whole poems; None where the second part isn't about a tenth of the text."
     parts = split_poems(poems) if len(poems) > 1 else (poems, [])
     return parts if .07 < len(join_poems(parts[1])) / len(join_poems(poems)) < .14 else None
 
 def two_texts(poems:list|str, # poems, or one text
               val_text:str|None=None, # a text to be examined on, where you have one; else a tenth of `poems`
              )->tuple: # the text to learn from and the one to be examined on
-    "The split, by whole poems where that is possible. Raises `ValueError` where there is nothing to learn from."
+    "The split, by whole poems where possible. Raises `ValueError` where there is nothing to learn from."
     poems = [poems] if isinstance(poems, str) else list(dict.fromkeys(poems))
     text = join_poems(poems) if len(poems) > 1 else ''.join(poems)
     if not text.strip(): raise ValueError('There is nothing to learn from: give at least one poem.')

@@ -12,9 +12,9 @@ from itertools import groupby
 from .parting import line_ends, titled
 from .texts import clean, kind
 
-# %% ../nbs/workshop/tables.ipynb #218e12e7
+# %% ../nbs/workshop/tables.ipynb #22cc20a5
 _record = set('title poem text lines content body paragraphs stanzas verses lyrics'.split()) # keys of a row
-_boxes = set('poems texts data rows items results records entries songs documents works'.split()) # of lists of rows
+_boxes = set('poems texts data rows items results records entries songs documents works'.split()) # of rows
 
 def _rows(x, inside=False): # dicts, of JSON in any usual shape; `inside` a list
     if isinstance(x, str): return [{'text': x}]
@@ -52,22 +52,24 @@ def _json(text, name): # the rows in a text that holds one value, or several
         raise ValueError(f"'{name}' is not whole JSON: line {e.lineno} cannot be read ({e.msg}). "
                          'Mend it, or get the file again.') from None
     except (RecursionError, TypeError):
-        raise ValueError(f"'{name}' must hold a list of poems: strings, or objects with their text.") from None
+        raise ValueError(f"'{name}' must hold a list of poems: strings, or objects with a text.") from None
 
-# %% ../nbs/workshop/tables.ipynb #9682558d
+# %% ../nbs/workshop/tables.ipynb #e125f46c
 def _csv(text, name): # rows of cells
     csv.field_size_limit(10**9)
     text = re.sub(r'\Asep=.[\r\n]+', '', text.lstrip('\ufeff').replace('\\"', '""'))
     def read(mark): # the last row must come out as one of its own: no quotation mark is left open
         lines = io.StringIO(text.rstrip('\r\n') + '\n\0', newline='')
-        return [row for row in csv.reader(lines, delimiter=mark, skipinitialspace=True) if any(row) or row[1:]]
+        rows = csv.reader(lines, delimiter=mark, skipinitialspace=True)
+        return [row for row in rows if any(row) or row[1:]]
     tables = {mark: read(mark) for mark in '\t|;,\x1f'}  # the last one gives a single column
     def alike(mark): return sum(len(row) == len(tables[mark][0]) > 1 for row in tables[mark])
     mark = max('\t|;,', key=lambda m: (alike(m), len(tables[m][0])))
     names = max(len(cell.split()) for cell in tables[mark][0]) < 4  # in the first row?
     if alike(mark) == 0 or not names and alike(mark) < len(tables[mark]) / 2: mark = '\x1f'
     rows, end = tables[mark][:-1], tables[mark][-1]
-    if end != ['\0']: raise ValueError(f"'{name}' is not a whole table. Is a quotation mark missing? Mend it, or save it anew.")
+    if end != ['\0']:
+        raise ValueError(f"'{name}' is not a whole table. Is a quotation mark missing? Mend it, or save it anew.")
     width = len(rows[0])
     for n, row in enumerate(rows):
         too_many = any(row[width:])
@@ -89,13 +91,14 @@ def excel(raw:bytes, # an .xlsx file
         raise ValueError(f"'{name}' is not a whole Excel table ({e}). Save it as .csv.") from None
     return _named(rows)
 
-# %% ../nbs/workshop/tables.ipynb #c0888e78
+# %% ../nbs/workshop/tables.ipynb #6e89ddd4
 _body = re.compile(r'poem|poes[iy]|po[eè]m|lyric|vers|text|content|body|paragraph|\blines?$|haiku|limerick|'
                    r'sonnet|stanza|gedicht|стих|текст|诗|詩|内容|內容|本文', re.I)
-_title = re.compile(r'title|tit[eo]l|titre|t[ií]tulo|\bname$|_name$|\bnaam$|\bnom$|\bnome$|song|heading|rhythmic|题|題|назв', re.I)
+_title = re.compile(r'title|tit[eo]l|titre|t[ií]tulo|(\b|_)name$|\b(naam|nom|nome)$|song|heading|rhythmic|题|題|назв',
+                    re.I)
 _person = r'aut[ho]+r|artist|poet\b|poet.?name|dichter|poeta|user|file|album|book|collection|作者|автор'
-_aside = re.compile(_person + r'|id$|url|link|href|note|comment|essay|about|bio|summ|translat|date|year|tag|genre|'
-                    r'label|source|context|prompt|count|length|num|lang|syllab|image|class|title|name', re.I)
+_aside = re.compile(_person + r'|id$|url|link|href|note|comment|essay|about|bio|summ|translat|date|year|tag|'
+                    r'genre|label|source|context|prompt|count|length|num|lang|syllab|image|class|title|name', re.I)
 _group = re.compile(r'(^|_|\b)(gid|id|title|poem|song)$|poem.?(id|no|n)', re.I) # what its lines share
 
 def _cell(v): # as text; a list has lines, a list of lists stanzas
@@ -133,12 +136,12 @@ def table(text:str, # what a file holds
     known = len(names) > 1 and _record & {*names} and max(len(n.split()) for n in names) < 4
     if known and '\n' in text.strip() or ending in ('.csv', '.tsv', '.psv'): return _named(_csv(text, name))
 
-# %% ../nbs/workshop/tables.ipynb #4de44690
+# %% ../nbs/workshop/tables.ipynb #4fbb5628
 def _looks(name, texts): # like poems? The higher, the more
     lines = [line for t in texts for line in t.split('\n') if line.strip()]
     aside = bool(_aside.search(name))
     named = 2 * (bool(_body.search(name)) and not aside) - 2 * aside
-    if not re.search(r'[^\W\d_]', ''.join(lines)) or re.match('https?:', lines[0]): return 0 if named > 0 else -9
+    if not re.search(r'[^\W\d_]', ''.join(lines)) or lines[0].startswith('http'): return 0 if named > 0 else -9
     length = sum(map(len, lines)) / len(lines)
     return named + 3 * (len(lines) > 1.5 * len(texts) and length < 80) - (length > 150)
 
@@ -180,18 +183,19 @@ def poems_in(table:dict, # lists of cells by the names of their columns
     bodies = ['\n'.join(filter(None, cells)).strip('\n') for cells in zip(*(table[n] for n in chosen))]
     heads = [n for n in table if _title.search(n) and not re.search(_person, n, re.I)
              and n not in chosen and max(map(len, table[n])) < 250]
-    head = title or max(heads, key=lambda n: sum(map(bool, table[n])), default='none')  # the one with fewest gaps
+    head = title or max(heads, key=lambda n: sum(map(bool, table[n])), default='none')  # with fewest gaps
     titles = [' '.join(c.split()) for c in table.get(head, [''] * len(bodies))]
     all_names = ', '.join([*table][:12]) + ', ...' * (len(table) > 12)
     if all(re.fullmatch(r'column \d+', n) for n in table): all_names += ', since no row has their names'
     said = [('from', f"column {', '.join(chosen)} of {all_names} (--column NAME)")]
-    if head != 'none': said.append(('titles', f"from column {head}, learned with the poems (--title none for no titles)"))
+    if head != 'none':
+        said.append(('titles', f'from column {head}, learned with the poems (--title none for no titles)'))
     elif len(table) > 1 and not title: said.append(('titles', 'none (--title COLUMN)'))
     like = [n for n in table if not _aside.search(n) and n not in heads
             and .3 < size[n] / (size[chosen[0]] or 1) < 3]
     if len(chosen) == 1 and len(like) > 1 and all(map(_are_lines, map(table.get, like))):
-        said.append(('look out', f"columns {' and '.join(like)} look alike: if they hold the lines of a poem, "
-                                 f"give --column {','.join(like)}"))
+        said.append(('look out', f"columns {' and '.join(like)} look alike: if they hold the lines "
+                                 f"of a poem, give --column {','.join(like)}"))
     key = next((n for n in table if _group.search(n) and n not in chosen and all(table[n])
                 and 2 * len(set(table[n])) <= len(bodies)), None)
     if key and not any('\n' in b for b in bodies) and len([*groupby(table[key])]) == len(set(table[key])):
@@ -207,6 +211,7 @@ def poems_in(table:dict, # lists of cells by the names of their columns
         raise ValueError(f"'{name}' has half a character in poem {half}: an emoji, perhaps, cut in two. "
                          'Mend it, or leave it out.')
     if not poems:
-        raise ValueError(f"'{name}' holds no poems in its column '{chosen[0]}'; it has {', '.join(table)}. Name another.")
+        raise ValueError(f"'{name}' holds no poems in its column '{chosen[0]}'; it has {', '.join(table)}. "
+                         'Name another.')
     if n := len(bodies) - len(poems): said.append(('left out', f'rows without a text: {n:,}'))
     return poems, said
