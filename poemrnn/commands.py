@@ -174,7 +174,7 @@ def poemrnn_sample(
             print('', told(Trace(poem_end.join(poems), sources)), sep='\n', file=sys.stderr)
         print('\n(written by', 'the network that comes with poemrnn)' if path == 'pretrained' else f'{path})', file=sys.stderr)
 
-# %% ../nbs/workshop/commands.ipynb #1aaa457c
+# %% ../nbs/workshop/commands.ipynb #3ff7439a
 def _readable(text, chars): # with what is nearest in place of the characters that a network doesn't know
     from unicodedata import combining, normalize
     from poemrnn.doors import adapt, nearest
@@ -193,6 +193,7 @@ def _tell(about, what): # how the file was understood
 def poemrnn_read(
     src:Param('a poem, or several: a text file, or - for standard input', str, opt=False, nargs='?')=None,
     net:str=None, # network to read with, a file or the word pretrained; if left out, poems.net where there is one
+    encoding:str=None, # how letters are stored in the file, if it isn't UTF-8; guessed if left out
     ranks:store_true=False, # shade by the place among its guesses, not by chance
     trace:_traced=None,
     save:str=None, # a page to write, such as poem.html
@@ -207,7 +208,7 @@ def poemrnn_read(
         if save is not None: check_page(save)
         path, reader = _network(net)
         sources = _sources(trace, path) if trace is not None else None
-        written = load_text(src, tell=_tell).strip('\n')
+        written = load_text(src, encoding=encoding, tell=_tell).strip('\n')
         text = _readable(written, reader.chars)
         reading = read_along(reader, text, poem_end if '\n' in reader.chars else '')
         if ranks: reading = reading.by_rank()
