@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['settings_for', 'extended', 'head_start', 'checkup', 'scoreboard']
 
-# %% ../nbs/workshop/checkup.ipynb #bcf2c620
+# %% ../nbs/workshop/checkup.ipynb #e1943fb3
 import math, time
 
 import numpy as np
@@ -17,7 +17,7 @@ from .doors import positive, settings_known, share, whole_number
 from .engine import best_device, InBf16, quickest
 from .keeping import pretrained
 from .model import CharRNN
-from .preparing import prepare
+from .preparing import encoded, prepare, two_texts
 from .muon import Muon
 from .train import evaluate, learn, to_tensors
 
@@ -53,18 +53,17 @@ def extended(net:CharRNN, # a trained network
     more.fc.bias[len(net.chars):] = net.fc.bias.min()
     return more
 
-# %% ../nbs/workshop/checkup.ipynb #4934fd5e
-def head_start(poems:list|str, # poems, or one text
-               val_text:str|None=None, # see `checkup`
+# %% ../nbs/workshop/checkup.ipynb #36743466
+def head_start(texts:tuple, # to learn from, and to be examined on: see `two_texts`
               )->CharRNN|None: # the network of the package, or None
-    "A network to begin with, where it guesses `poems` better than counting pairs does."
-    if (len(poems) if isinstance(poems, str) else sum(map(len, poems))) > _plenty: return None
+    "A network to begin with, where it guesses `texts` better than counting pairs does."
+    if sum(map(len, texts)) > _plenty: return None
     net = pretrained()
-    vocab, (train_data, val_data) = prepare(poems, val_text, net.chars)
+    vocab, (train_data, val_data) = encoded(texts, net.chars)
     loss = evaluate(extended(net, vocab.chars, 0.), train_data[:10_000])
     return net if loss < ngram_losses(train_data, val_data, len(vocab), 2)[2] else None
 
-# %% ../nbs/workshop/checkup.ipynb #ded70697
+# %% ../nbs/workshop/checkup.ipynb #c95055d9
 def _seconds(vocab, data, how, n_batches, n_processes=1):
     "About how long training takes on this machine, the number of threads that are best for it, and the number of weights."
     with torch.random.fork_rng():
@@ -89,10 +88,12 @@ def checkup(poems:list|str, # poems (of `load_poems`, which know their story, or
             min_count:int=1, # see `prepare`
             n_processes:int=1, # how many share the work
             known:CharRNN|None=None, # the network to begin with; None for random weights
+            prepared:tuple|None=None, # what `prepare` made of all this, where it is at hand
             **given, # settings that you choose yourself, by the names of `settings_for`
            )->dict: # all settings
     "Look at the poems before training: print what there is, what suits it, and how long it will take."
-    vocab, (train_data, val_data) = prepare(poems, val_text, known.chars if known else (), min_count)
+    prepared = prepared or prepare(poems, val_text, known.chars if known else (), min_count)
+    vocab, (train_data, val_data) = prepared
     settings_known(given, how := settings_for(len(train_data), known))
     for k in ('n_hidden', 'n_layers') if known else ():
         if given.get(k, how[k]) != how[k]: raise ValueError(f'The network to begin with has {k} {how[k]}. Leave {k} out.')

@@ -31,7 +31,7 @@ def plain_errors():
         sys.exit('There is not enough memory for this. Choose a smaller n_hidden, batch_size or seq_length.')
     except KeyboardInterrupt: sys.exit('Stopped.')
 
-# %% ../nbs/workshop/commands.ipynb #a0cd59e2
+# %% ../nbs/workshop/commands.ipynb #6e932081
 def _keep_old(path, number): # number: of this process
     path = Path(path)
     if path.exists() and not number:
@@ -39,12 +39,12 @@ def _keep_old(path, number): # number: of this process
         shutil.copy2(path, old)
         print(f'The network that is in {path} will be replaced; a copy is in {old}.')
 
-def _known(poems, val_text, init, given, min_count): # the network to begin with
+def _known(texts, init, given, min_count): # the network to begin with
     from poemrnn.checkup import head_start
     from poemrnn.keeping import load, pretrained
     if init == 'pretrained': return pretrained()
     if init: return None if init == 'random' else load(init)
-    return None if 'n_hidden' in given or 'n_layers' in given or min_count > 1 else head_start(poems, val_text)
+    return None if 'n_hidden' in given or 'n_layers' in given or min_count > 1 else head_start(texts)
 
 def _held_out(val, reading): # the text to be examined on; it may be a file of another kind than that of the poems
     from poemrnn.encoding import join_poems
@@ -63,7 +63,7 @@ def _train(src, out, val, reading, min_count, seed, init, resume, given):
     from poemrnn.files import load_poems
     from poemrnn.keeping import check_out, held, load
     from poemrnn.model import CharRNN
-    from poemrnn.preparing import prepare, seen_before
+    from poemrnn.preparing import encoded, seen_before, two_texts
     from poemrnn.hooks import _place, Keep, Patience, Start, together
     from poemrnn.resuming import resume_training
     from poemrnn.train import train
@@ -71,22 +71,23 @@ def _train(src, out, val, reading, min_count, seed, init, resume, given):
         if not resume: check_out(out)
         poems = load_poems(src, **reading) if src else load_poems(anthology)
         val_text = val and _held_out(val, reading)
-        known = load(out) if resume else _known(poems, val_text, init or (None if src else 'random'), given, min_count)
-        vocab, data = prepare(poems, val_text, known.chars if known else (), min_count)
+        texts = two_texts(poems, val_text)
+        init = init or (None if src else 'random')
+        known = load(out) if resume else _known(texts, init, given, min_count)
+        vocab, data = encoded(texts, known.chars if known else (), min_count)
         counting = ngram_losses(data[0][-4_000_000:], data[1][:500_000], len(vocab))  # of a long text, parts
-        seen = seen_before(*map(vocab.decode, data))
         if resume:
             print(poems.story)
             net, history = resume_training(out, data, hooks, **given)
         else:
             number, n_processes = _place()
-            how = checkup(poems, val_text, min_count, n_processes, known, **given)
+            how = checkup(poems, n_processes=n_processes, known=known, prepared=(vocab, data), **given)
             _keep_old(out, number)
             torch.manual_seed(seed % 2**64)
             *size, patience = [how.pop(k) for k in ('n_hidden', 'n_layers', 'drop_prob', 'patience')]
             net = extended(known, vocab.chars, size[-1]) if known else CharRNN(vocab.chars, *size)
             history = train(net, data, **how, hooks=[*hooks, *[Start()] * bool(known), Patience(patience), Keep(out)])
-        print(f'{scoreboard(history, counting, seen)}\nThe network is in {out}. Now try: poemrnn_sample --net {out}')
+        print(f'{scoreboard(history, counting, seen_before(*texts))}\nThe network is in {out}. Now try: poemrnn_sample --net {out}')
 
 # %% ../nbs/workshop/commands.ipynb #c7acdaea
 @call_parse
@@ -173,7 +174,7 @@ def poemrnn_sample(
             print('', told(Trace(poem_end.join(poems), sources)), sep='\n', file=sys.stderr)
         print('\n(written by', 'the network that comes with poemrnn)' if path == 'pretrained' else f'{path})', file=sys.stderr)
 
-# %% ../nbs/workshop/commands.ipynb #f647bda3
+# %% ../nbs/workshop/commands.ipynb #3ff7439a
 def _readable(text, chars): # with what is nearest in place of the characters that a network doesn't know
     from unicodedata import combining, normalize
     from poemrnn.doors import adapt, nearest
@@ -185,10 +186,14 @@ def _readable(text, chars): # with what is nearest in place of the characters th
     if instead: print('read as the network knows them:', ', '.join(f'{a} as {b}' for a, b in instead.items()), file=sys.stderr)
     return ''.join(instead.get(c, c) for c in text)
 
+def _tell(about, what): # how the file was understood
+    print(f'{about:11} {what}', file=sys.stderr)
+
 @call_parse
 def poemrnn_read(
     src:Param('a poem, or several: a text file, or - for standard input', str, opt=False, nargs='?')=None,
     net:str=None, # network to read with, a file or the word pretrained; if left out, poems.net where there is one
+    encoding:str=None, # how letters are stored in the file, if it isn't UTF-8; guessed if left out
     ranks:store_true=False, # shade by the place among its guesses, not by chance
     trace:_traced=None,
     save:str=None, # a page to write, such as poem.html
@@ -203,7 +208,7 @@ def poemrnn_read(
         if save is not None: check_page(save)
         path, reader = _network(net)
         sources = _sources(trace, path) if trace is not None else None
-        written = load_text(src).strip('\n')
+        written = load_text(src, encoding=encoding, tell=_tell).strip('\n')
         text = _readable(written, reader.chars)
         reading = read_along(reader, text, poem_end if '\n' in reader.chars else '')
         if ranks: reading = reading.by_rank()

@@ -18,93 +18,91 @@ from .parting import part, titled
 from .tables import excel, poems_in, table
 from .texts import clean, decode, kind, unframe, unpack
 
-# %% ../nbs/workshop/files.ipynb #f137c1c6
+# %% ../nbs/workshop/files.ipynb #e2d8b255
 _texts = '.txt', '.text', '.md', '.markdown', ''
 _tables = '.csv', '.tsv', '.psv', '.json', '.jsonl', '.ndjson', '.xlsx'
-_no_poems = re.compile(r'(read.?me|licen[cs]e|copying|notice|contributing|changelog|credits|requirements)\b', re.I)
+_no_poems = re.compile(r'(read.?me|licen[cs]e|copying|notice|contributing|changelog|credits|requirements)\b',
+                       re.I)
 
-def _walk(folder, below=False): # its files, and whether they are in a folder below it
+def _walk(folder, above=''): # the files in it and below, after their names
     for p in sorted(folder.iterdir(), key=lambda p: p.name):
         if p.name.startswith(('.', '__MACOSX')): continue
-        if p.is_dir(): yield from _walk(p, True)
-        elif p.is_file(): yield p, below
+        if p.is_dir(): yield from _walk(p, f'{p.name}/')
+        elif p.is_file(): yield above + p.name, p
 
-def _choose(folder, name, recursive): # the files to be read, and what to say of the others
+def _left_out(names, why): # what to say of these
+    number = f"{len(names)} file{'s' * (len(names) > 1)}"
+    some = ', '.join(names[:4]) + ', ...' * (len(names) > 4)
+    return [('left out', f'{number} {why}: {some}')] * bool(names)
+
+def _choose(folder, name, recursive): # (name, bytes) of the files to be read, and what to say of all
     files = list(_walk(folder))
-    below = [p for p, deep in files if deep and not recursive]
-    never = [p for p, deep in files if _no_poems.match(p.name) and p not in below]
-    rest = [p for p, _ in files if p not in below + never]
-    chosen = [p for p in rest if kind(p.name) in _texts] or [p for p in rest if kind(p.name) in _tables]
+    below = [n for n, _ in files if '/' in n and not recursive]
+    never = [n for n, p in files if _no_poems.match(p.name) and n not in below]
+    rest = [f for f in files if f[0] not in below + never]
+    chosen = [f for f in rest if kind(f[0]) in _texts] or [f for f in rest if kind(f[0]) in _tables]
     if not chosen:
-        way_out = (f'There are {len(below)} files in its subfolders: to read them, say recursive.' if below else
-                   'Put each poem in a file of its own, named something.txt.')
+        way_out = 'Put each poem in a file of its own, named something.txt.'
+        if below: way_out = f'There are {len(below)} files in its subfolders: to read them, say recursive.'
         raise ValueError(f"The folder '{name}' holds no .txt file. {way_out}")
-    said, others = [('from', f"{len(chosen)} files in '{name}'")], [p for p in rest if p not in chosen]
-    for found, why in ((below, 'in subfolders (--recursive)'), (never, 'with a name that no poem has'),
-                       (others, 'of other kinds (name one, to have it read if it can be)')):
-        names = ', '.join(p.name if p in rest + never else f'{p.parent.name}/{p.name}' for p in found[:4]) + ', ...' * (len(found) > 4)
-        if found: said.append(('left out', f"{len(found)} file{'s' * (len(found) > 1)} {why}: {names}"))
-    return chosen, said
+    said = [('from', f"{len(chosen)} files in '{name}'"), *_left_out(below, 'in subfolders (--recursive)'),
+            *_left_out(never, 'with a name that no poem has'),
+            *_left_out([f[0] for f in rest if f not in chosen],
+                       'of other kinds (name one, to have it read if it can be)')]
+    return [(p.name, p.read_bytes()) for _, p in chosen], said
 
-def _find(src): # where `src` is; '-' as it is
+def _find(src): # where it is
     if not isinstance(src, (str, Path)):
         raise TypeError(f'A file, folder or collection is given by its name, as a text; here it is {src!r}.')
-    if str(src) == '-': return '-'
-    try: there = str(src) and Path(src).expanduser().exists()
+    name = str(src) if len(str(src)) < 80 else str(src)[:60] + '...'
+    try: there = name and Path(src).expanduser().exists()
     except (OSError, ValueError, RuntimeError): there = False  # not even a possible name: a whole poem, say
     if there: return Path(src).expanduser()
-    if str(src) in corpora: return fetch(str(src))
-    name = str(src) if len(str(src)) < 80 else str(src)[:60] + '...'
+    if name in corpora: return fetch(name)
     if re.match('https?:|www', name):
         raise FileNotFoundError(f"'{name}' is an address, and nothing is fetched from there. "
                                 'Save it with a browser, and give the name of the file.')
-    raise FileNotFoundError(f"There is no file or folder {name!r}. Check the spelling, or give the whole path. "
+    raise FileNotFoundError(f'There is no file or folder {name!r}. Check the spelling, or give the whole path. '
                             f"Collections that have a name: {', '.join(corpora)}.")
 
-def _contents(src, recursive): # (name, bytes) of every file to be read, whether it is a folder, and what to say
-    path = _find(src)
-    folder = path if path != '-' and path.is_dir() else None
-    if not folder:
-        if path == '-' and not sys.stdin: raise ValueError('There is no standard input here. Give the name of a file.')
-        raw = sys.stdin.buffer.read() if path == '-' else path.read_bytes()
-        if unpack(raw, src)[:2] != b'PK' or b'xl/workbook' in raw: return [(str(src), raw)], False, []
-        try: folder, recursive = zipfile.Path(io.BytesIO(raw)), True
-        except zipfile.BadZipFile:
-            raise ValueError(f"'{src}' is not a whole .zip file. Get it again.") from None
-    chosen, said = _choose(folder, src, recursive)
-    return [(p.name, p.read_bytes()) for p in chosen], True, said
+def _contents(src, recursive): # (name, bytes) of each file to be read, and what to say where it is a folder
+    path = None if str(src) == '-' else _find(src)
+    if not (path or sys.stdin): raise ValueError('There is no standard input here. Give the name of a file.')
+    if path and path.is_dir(): return _choose(path, src, recursive)
+    raw = path.read_bytes() if path else sys.stdin.buffer.read()
+    if unpack(raw, src)[:2] != b'PK' or b'xl/workbook' in raw: return [(str(src), raw)], []
+    try: return _choose(zipfile.Path(io.BytesIO(raw)), src, True)
+    except zipfile.BadZipFile: raise ValueError(f"'{src}' is not a whole .zip file. Get it again.") from None
 
-# %% ../nbs/workshop/files.ipynb #52fb4a8c
+# %% ../nbs/workshop/files.ipynb #345d774f
 class Story(str):
     "A text that a notebook shows as it is."
     def __repr__(self): return str(self)
 
 _spoiled = { # what a poem should not hold, and how to find it
-    'tags, links or signs of a formatted page': r'</?[A-Za-z][^>\n]{0,60}>|&[a-z#\d]+;|\[\[|\{\{|\\n|https?://',
+    'tags, links or signs of a formatted page':
+        r'</?[A-Za-z][^>\n]{0,60}>|&[a-z#\d]+;|\[\[|\{\{|\\n|https?://',
     'signs for letters that an earlier program lost': '\ufffd',
     'letters that an earlier program spoiled': 'Ã[\x80-\xbf]|â€'}
 
-def _unparted(poems): # are there more poems than were found?
+def _doubts(poems, parted): # what looks wrong
     longest, usual = max(poems, key=len), median(map(len, poems))
-    blocks, n = sum(p.count('\n\n') + 1 for p in poems), longest.count('\n\n') + 1
+    n, single = longest.count('\n\n') + 1, sum('\n' not in p for p in poems)
+    blocks = sum(p.count('\n\n') + 1 for p in poems)
+    many = len(poems) < 10 and blocks >= 4 * len(poems) or n > 7 and len(longest) > 5 * usual
     which = 'the text' if len(poems) == 1 else 'the longest poem'
     lone = Counter(re.findall(r'(?<=\n\n)(\S.*)(?=\n\n)', longest)).most_common(1)
-    if lone and lone[0][1] > 1:
+    if not parted: pass
+    elif lone and lone[0][1] > 1:
         line, times = lone[0]
         yield f'the line {line!r} stands alone {times} times: if it parts poems, give --separator {line!r}'
-        return
-    many = len(poems) < 10 and blocks >= 4 * len(poems) or n > 7 and len(longest) > 5 * usual
-    title = '\n' not in longest.split('\n\n')[0]  # its first block
-    if n > 1 + title and (len(poems) == 1 or many):
+    elif n > 1 + ('\n' not in longest.split('\n\n')[0]) and (len(poems) == 1 or many):  # a title is no block
         yield (f'{which} has {n} blocks parted by one blank line: if each is a poem, give --separator blank; '
                'if some are stanzas, put two blank lines between the poems')
     elif len(poems) == n == 1 and longest.count('\n') > 3:
         lines = longest.count('\n') + 1
         yield f'the text has {lines} lines and no blank line: if each is a poem, give --separator line'
-
-def _doubts(poems): # what else looks wrong
-    single = sum('\n' not in p for p in poems)
-    if median(map(len, poems)) > 40 and not any(re.search(r'[^\n]\n[^\n]', p) for p in poems):
+    if usual > 40 and not any(re.search(r'[^\n]\n[^\n]', p) for p in poems):
         yield 'no poem has two lines: are line ends written in another way?'
     elif 0 < single < len(poems): yield f'poems of a single line: {single:,}. Are they titles?'
     for what, pattern in _spoiled.items():
@@ -127,47 +125,48 @@ class Poems(list):
     @cached_property
     def story(self)->Story:
         "What was understood, for people to read before anything is learned."
-        lengths, first = sorted(map(len, self)), self[0].split('\n')
-        number = f'{len(self):,}' if len(self) > 1 else 'one text'
-        how = f', parted by {self.parted}' * (len(self) > 1)
-        how += ', which are left out' * how.startswith(', parted by the numbers')
-        doubts = [*(_unparted(self) if self.parted else ()), *_doubts(self)]
-        said = [('poems', number + f'{how} (--separator)' * bool(self.parted)), *self.said,
-                *(('look out', doubt) for doubt in doubts),
-                ('length', f'shortest {lengths[0]:,}, median {median(lengths):,.0f}, '
-                           f'longest {lengths[-1]:,} characters'),
-                ('it begins' if len(self) == 1 else 'the first', first[0][:100]),
-                *(('', line[:100]) for line in first[1:12]), *[('', '...')] * (len(first) > 12),
-                *[('it ends', first[-1][:100])] * (len(self) == 1 and len(first) > 12)]
+        one, lengths = len(self) == 1, sorted(map(len, self))
+        middle, begins = median(lengths), ['it begins' if one else 'the first', *[''] * 11]
+        shown = [line[:100] for line in self[0].split('\n')]
+        number = 'one text' if one else f'{len(self):,}' + f', parted by {self.parted}' * bool(self.parted)
+        number += ', which are left out' * ('parted by the numbers' in number)
+        said = [('poems', number + ' (--separator)' * bool(self.parted)), *self.said,
+                *(('look out', doubt) for doubt in _doubts(self, self.parted)),
+                ('length', f'shortest {lengths[0]:,}, median {middle:,.0f}, longest {lengths[-1]:,} characters'),
+                *zip(begins, shown), *[('', '...')] * (len(shown) > 12),
+                *[('it ends', shown[-1])] * (one and len(shown) > 12)]
         return Story('\n'.join(f'{about:11} {what}'.rstrip() for about, what in said))
 
-# %% ../nbs/workshop/files.ipynb #545c8f1d
-def _look(name, raw, encoding): # the columns of a file, or None; its text; and what to say
-    raw = unpack(raw, name)
-    if raw[:2] == b'PK': return excel(raw, name), '', []
-    text, used = decode(raw, name, encoding)
-    if not text.strip('\ufeff \t\r\n\f'):
-        raise ValueError(f"'{name}' is empty: there is no text in it. Put some poems in, or give another file.")
-    return table(text, name), text, [('encoding', f'not UTF-8 but, as it seems, {used} (--encoding)')] * (used != 'utf-8')
+# %% ../nbs/workshop/files.ipynb #40803c36
+class _Empty(ValueError):
+    def __init__(self, name):
+        super().__init__(f"'{name}' is empty: there is no text in it. "
+                         'Put some poems in, or give another file.')
 
-def _plain(text, name): # the text clean and without its frame, the title that stood there, and what to say
+def _look(name, raw, encoding): # the columns of a file, or None; its clean text; the title above it; what to say
+    raw = unpack(raw, name)
+    if raw[:2] == b'PK': return excel(raw, name), '', '', []
+    text, used = decode(raw, name, encoding)
+    if not text.replace('\ufeff', '').strip(): raise _Empty(name)
+    said = [('encoding', f'not UTF-8 but, as it seems, {used} (--encoding)')] * (used != 'utf-8')
+    if (columns := table(text, name)) is not None: return columns, '', '', said
     pages = [clean(page + '\n')[:-1] for page in text.split('\f')]
     text, title, left = unframe('\n\f\n'.join(pages), name)
-    return text, title, [('left out', what) for what in left]
+    return None, text, title, said + [('left out', what) for what in left]
 
-def _read(name, raw, encoding, column, title, separator): # the poems of a file, what parted them, what to say
-    columns, text, said = _look(name, raw, encoding)
+def _read(name, raw, encoding, column, title, separator): # the poems of a file
+    columns, text, head, said = _look(name, raw, encoding)
     if columns is not None:
         if separator: raise ValueError(f"'{name}' is a table: its rows are its poems. Leave separator out.")
         poems, more = poems_in(columns, name, column, title)
-        return poems, '', said + more
+        return Poems(poems, said + more)
     for option, value in dict(column=column, title=title).items():
-        if value in (None, 'none'): continue
-        raise ValueError(f"'{name}' is no table, so it has no column '{value}'. Leave {option} out.")
-    text, head, more = _plain(text, name)
+        if value not in (None, 'none'):
+            raise ValueError(f"'{name}' is no table, so it has no column '{value}'. Leave {option} out.")
     poems, parted, left = part(text, separator)
+    if not poems: raise _Empty(name)
     if len(poems) == 1: poems = [titled(head, poems[0])]
-    return poems, parted, said + more + [('left out', what) for what in left]
+    return Poems(poems, said + [('left out', what) for what in left], parted)
 
 def load_poems(src:str|Path|list, # a text, table, folder, .zip; a name in `corpora`; '-'; or a list of these
                column:str|None=None, # the column of a table that holds the poems; None to find it
@@ -180,47 +179,52 @@ def load_poems(src:str|Path|list, # a text, table, folder, .zip; a name in `corp
 
     Raises `FileNotFoundError` where there is no such file, `ValueError` where it holds no readable poems,
     and what `fetch` raises."""
-    said, read, options = [], [], (encoding, column, title)
+    said, read, how = [], [], (encoding, column, title)
     for source in src if isinstance(src, (list, tuple)) else [src]:
-        files, several, about_files = _contents(source, recursive)
-        empty = [name for name, raw in files if several and not raw.strip(b'\xef\xbb\xbf \t\r\n')]
-        said += about_files + [('left out', f"{len(empty)} empty: {', '.join(empty[:4])}")] * bool(empty)
+        files, about = _contents(source, recursive)
+        empty, noise = [], []
         for name, raw in files:
-            if name in empty: continue
-            try: read.append((name, raw, *_read(name, raw, *options, separator)))
-            except ValueError:
-                if not several or Path(name).suffix: raise
-                said.append(('left out', f"'{name}', which is no text"))
-    marked = [r for r in read if len(r[2]) > 1 and r[3] not in ('', 'two blank lines')]
+            try: read.append((name, raw, _read(name, raw, *how, separator)))
+            except ValueError as e:
+                if about and isinstance(e, _Empty): empty.append(name)
+                elif about and not Path(name).suffix: noise.append(name)
+                else: raise
+        said += [*about, *_left_out(empty, 'without a word'), *_left_out(noise, 'in which is no text')]
+    if not read: raise _Empty(src)
+    marked = [r for r in read if len(r[2]) > 1 and r[2].parted not in ('', 'two blank lines')]
     if len(read) > 2 and 0 < len(marked) < len(read) / 2 and not separator:  # perhaps they stand inside poems
-        read = [(*r[:2], *_read(*r[:2], *options, 'two')) if r in marked else r for r in read]
-        name, what = marked[0][0], marked[0][3]
-        said.append(('look out', f"in {len(marked)} of {len(read)} files, such as '{name}', are {what}: they part "
-                                 'nothing, as most files have none; if they should, read these files alone'))
-    poems = [poem for _, _, found, *_ in read for poem in found]
-    if not poems: raise ValueError(f"'{src}' is empty: there is no text in it. Give another file.")
-    notes = Counter(note for *_, notes in read for note in notes)
-    of = f' of {len(read)} files)'
-    said += [(about, what + f' (in {n}{of}' * (len(read) > 1)) for (about, what), n in notes.items()]
-    if n := len(poems) - len(set(poems)):
-        again = next(p for p, times in Counter(poems).items() if times > 1).split('\n')[0][:40]
-        said.append(('repeats', f'{n:,} of the {len(poems):,} poems are equal to others to the letter, such as {again!r}: '
-                                'each is learned once'))
-    partings = dict.fromkeys(parted for _, _, found, parted, _ in read if len(found) > 1 and parted)
+        said.append(('look out', f"in {len(marked)} of {len(read)} files, such as '{marked[0][0]}', are "
+                                 f'{marked[0][2].parted}: they part nothing, as most files have none; '
+                                 'if they should, read these files alone'))
+        read = [(*r[:2], _read(*r[:2], *how, 'two')) if r in marked else r for r in read]
+    found = [poems for *_, poems in read]
+    poems = [poem for poems in found for poem in poems]
+    notes, of_all = Counter(note for poems in found for note in poems.said), f' of {len(read)} files)'
+    said += [(about, what + f' (in {n}{of_all}' * (len(read) > 1)) for (about, what), n in notes.items()]
+    poem, times = Counter(poems).most_common(1)[0]
+    if times > 1:
+        n, begin = len(poems) - len(set(poems)), poem.split('\n')[0][:40]
+        said.append(('repeats', f'{n:,} of the {len(poems):,} poems are equal to others to the letter, '
+                                f'such as {begin!r}: each is learned once'))
+    partings = dict.fromkeys(one.parted for one in found if len(one) > 1 and one.parted)
     usual = 'the ends of files' if len(read) > 1 else 'two blank lines'
-    return Poems(poems, said, ' and by '.join(partings) or usual * any(r[3] for r in read))
+    return Poems(poems, said, ' and by '.join(partings) or usual * any(one.parted for one in found))
 
-# %% ../nbs/workshop/files.ipynb #d01c0f3b
+# %% ../nbs/workshop/files.ipynb #690b04a6
 def load_text(src:str|Path|list, # see `load_poems`
               column:str|None=None, # see `load_poems`
               encoding:str|None=None, # see `load_poems`
+              tell=lambda about, what: None, # is told what was understood, such as an encoding
               **more, # further options of `load_poems`
              )->str: # the text; of a folder or a table, its poems joined
     "All of `src` as one text. Raises what `load_poems` raises."
-    files, several, _ = ([], True, []) if isinstance(src, (list, tuple)) or column else _contents(src, False)
-    if several: return join_poems(load_poems(src, column, encoding, **more))
-    (name, raw), = files
-    columns, text, _ = _look(name, raw, encoding)
-    if columns is not None:
-        return join_poems(poems_in(columns, name, title=more.get('title'))[0])
-    return _plain(text, name)[0].replace('\f', '\n')
+    files, several = ([], True) if isinstance(src, (list, tuple)) or column else _contents(src, False)
+    if several:
+        poems = load_poems(src, column, encoding, **more)
+        text, said = join_poems(poems), poems.said
+    else:
+        (name, raw), = files
+        columns, text, _, said = _look(name, raw, encoding)
+        if columns is not None: text = join_poems(poems_in(columns, name, title=more.get('title'))[0])
+    for note in said: tell(*note)
+    return text.replace('\f', '\n')

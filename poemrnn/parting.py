@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['titled', 'line_ends', 'part']
 
-# %% ../nbs/workshop/parting.ipynb #2f5da079
+# %% ../nbs/workshop/parting.ipynb #4381ea47
 import re
-from bisect import bisect
-from itertools import pairwise
+from itertools import groupby, pairwise
 from unicodedata import numeric
 
-# %% ../nbs/workshop/parting.ipynb #e82b1484
+# %% ../nbs/workshop/parting.ipynb #968dcc54
 _number = r'(?P<n>\d{1,4}|[IVXLCDM]+|[ivxlcdm]+|[Ⅰ-ⅿ①-⑳]|[一二三四五六七八九十百]+)'
 _before = r'(?P<kind>(?:[^\W\d_]{2,}[.:]?[ _]+[#№]?){1,2}|[第其])?'  # such as `Poem` or `Sonnet No.`
 _weak = r'[-—–/|·<>()\[\]\\^.]' # signs that say nothing where one or two stand alone
@@ -28,70 +27,60 @@ _underlined = r'(?:(?<=\n\n)|\A)(\S.*)\n(?:={3,}|-{3,})\n(?=\n)' # a heading, to
 
 def _value(n): # of a number in digits, or Roman or Chinese ones
     if n.isdecimal(): return int(n)
-    if not n.isascii():
-        tens, ones = 0, 0
-        for v in map(numeric, n):
-            if v >= 10 and len(n) > 1: tens, ones = tens + (ones or 1) * v, 0
-            else: ones = v
-        return tens + ones
-    values = [dict(I=1, V=5, X=10, L=50, C=100, D=500, M=1000)[c] for c in n.upper()]
-    return sum(-a if a < b else a for a, b in pairwise([*values, 0]))
+    signs = [dict(I=1, V=5, X=10, L=50, C=100, D=500, M=1000).get(c) or numeric(c) for c in n.upper()]
+    def before(a, b): return -a if n.isascii() else (a - 1) * b  # IX is 10 - 1, but 九十 is 9 * 10
+    return sum(before(a, b) if a < b else a for a, b in pairwise([*signs, 0]))
 
 def _rising(found): # the longest run of numbers that rise by one, unless it is short
-    runs = [[]]
-    for m in found:
-        if runs[-1] and _value(m['n']) != _value(runs[-1][-1]['n']) + 1: runs.append([])
-        runs[-1].append(m)
-    run = max(runs, key=len)
+    runs = groupby(enumerate(found), lambda pair: _value(pair[1]['n']) - pair[0])
+    run = max(([m for _, m in run] for _, run in runs), key=len)
     return run if len(run) > max(len(found) / 2 - 1, 1 if _value(run[0]['n']) == 1 else 2) else []
 
 def _candidates(text): # the marks of each kind, after what they are called
     for name, pattern in _marks.items():
         kinds = {}
         for m in re.finditer(pattern, text, re.M):
-            n, kind = m.groupdict().get('n', ''), m.groupdict().get('kind') or ''
+            n, kind = (m.groupdict().get(key) or '' for key in ('n', 'kind'))
             if name == 'lines of': kind = ''.join(sorted({*kind} - {' '}))  # *** is the same as * * * * *
             kinds.setdefault((kind, n.isdecimal(), n.isupper()), []).append(m)
         for found in kinds.values():
             if 'n' in found[0].groupdict(): found = _rising(found)
-            if name == 'headings such as' and len(found) == 1 and found[0].start(): continue  # a line in bold
-            if not found: continue
+            bold = name == 'headings such as' and len(found) == 1 and found[0].start() > 0  # a line, perhaps
+            if bold or not found: continue
             first, last = (m[0].strip() or 'form feed' for m in (found[0], found[-1]))
             yield f'{name} {first!r}' + f' to {last!r}' * name.endswith('from'), found
 
-# %% ../nbs/workshop/parting.ipynb #f2fc8f5a
-def _convincing(found, text): # do these marks part the poems, rather than the blank lines?
-    starts = [0, *(m.end() for m in re.finditer('\n{3,}', text))]
-    ends = {m.start() for m in re.finditer(r'\n{3,}|\Z', text)}
-    holding = {bisect(starts, m.start()) - 1 for m in found}
-    alone = sum(m.start() in starts and m.end() in ends for m in found)
-    at_edges = all(m.start() in starts or m.end() in ends for m in found)  # then there is one fewer than poems
-    n = len(holding | {i for i, stretch in enumerate(re.split('\n{3,}', text)) if re.search(r'\w', stretch)})
-    return len(holding) >= max(1, .8 * (n - alone - at_edges))
+# %% ../nbs/workshop/parting.ipynb #c758289d
+def _pieces(text, marks): # what stands before the first mark, and after each
+    yield text[:marks[0].start()]
+    for m, following in pairwise([*marks, None]):
+        yield m.groupdict().get('title', '') + text[m.end():following and following.start()]
 
-def _marks_in(text): # convincing candidates
-    if text.count('\n\n\n') > 1000 or not any(_candidates(text[:50_000])): return []  # no need to look further
-    return [c for c in _candidates(text) if _convincing(c[1], text)]
+def _convincing(pieces): # do the marks part the poems, rather than the blank lines?
+    marked = '\0'.join(piece.strip('\n') for piece in pieces)
+    stretches = [s for s in re.split('\n{3,}', marked) if re.search(r'[\w\0]', s)]
+    return sum('\0' in s for s in stretches) >= .8 * len(stretches)
 
-def _between(text, marks): # what stands before the first mark, and the pieces after each
-    ends = [*(m.start() for m in marks[1:]), len(text)]
-    pieces = [m.groupdict().get('title', '') + text[m.end():end] for m, end in zip(marks, ends)]
-    return text[:marks[0].start()], pieces
+def _by_marks(text): # what the marks are called, the first, and the pieces, for each kind that convinces
+    if text.count('\n\n\n') > 1000 or not any(_candidates(text[:50_000])): return []  # clear
+    found = [(how, marks[0], [*_pieces(text, marks)]) for how, marks in _candidates(text)]
+    return [mark for mark in found if _convincing(mark[-1])]
 
-# %% ../nbs/workshop/parting.ipynb #dc771f05
-_called = dict(blank='one blank line', two='two blank lines', line='the ends of lines', none='nothing')
+# %% ../nbs/workshop/parting.ipynb #d38a51dd
+_words = dict(blank=('one blank line', '\n\n+'), two=('two blank lines', '\n{3,}'),
+              line=('the ends of lines', '\n'), none=('nothing', r'\Z')) # what they mean, and how to find it
 
-def _asked(text, separator): # the pieces
-    words = {'none': r'\Z', 'line': '\n', 'blank': '\n\n+', 'two': '\n{3,}'}
+def _asked(text, separator): # how the poems are parted, and the pieces
     mark = separator.replace('\\n', '\n')
-    pattern = words.get(mark) or rf'(?m)^[ \t]*{re.escape(mark.strip())}$'
-    if mark not in words and ('\n' in mark or not re.search(pattern, text)): pattern = re.escape(mark)
-    if mark not in words and not re.search(pattern, text):
-        raise ValueError(f"{separator!r} stands nowhere between the poems. Give a line that does, "
-                         f"or one of the words {', '.join(words)}.")
-    return re.split(pattern, text)
+    alone = rf'(?m)^[ \t]*{re.escape(mark.strip())}$'
+    patterns = [alone] * bool(mark.strip()) + [re.escape(mark)]
+    found = next((p for p in patterns if re.search(p, text)), '')
+    how, pattern = _words.get(separator, (repr(separator), found))
+    if pattern: return how, re.split(pattern, text)
+    raise ValueError(f"{separator!r} stands nowhere between the poems. Give a line that does, "
+                     f"or one of the words {', '.join(_words)}.")
 
-# %% ../nbs/workshop/parting.ipynb #d0477a03
+# %% ../nbs/workshop/parting.ipynb #83e2cd84
 def titled(title:str, # may be empty
            poem:str, # perhaps with its title already
           )->str: # title, blank line, poem
@@ -100,11 +89,11 @@ def titled(title:str, # may be empty
     return f'{title}\n\n{poem}' if title and begins != title.casefold() else poem
 
 def _join_titles(parts): # where many parts are a single line and each stands before a poem; and how many
-    lone = {i for i, p in enumerate(parts) if '\n' not in p and len(p) < 80}
-    before_poems = all(i + 1 < len(parts) and '\n' in parts[i + 1] for i in lone)
+    lone = [i for i, p in enumerate(parts) if '\n' not in p and len(p) < 80]
+    before_poems = all('\n' in ''.join(parts[i + 1:i + 2]) for i in lone)
     if len(lone) < max(2, .4 * len(parts)) or not before_poems: return parts, 0
-    poems = [titled(parts[i - 1] if i - 1 in lone else '', p) for i, p in enumerate(parts) if i not in lone]
-    return poems, len(lone)
+    titles = {i + 1: parts[i] for i in lone}
+    return [titled(titles.get(i, ''), p) for i, p in enumerate(parts) if i + 1 not in titles], len(lone)
 
 def line_ends(poems:list, # texts
              )->tuple: # the same, and the mark that was read as a line end
@@ -118,7 +107,7 @@ def line_ends(poems:list, # texts
         return [re.sub(pattern, '\n', re.sub(r'</?p\b[^>]*>', '', p)) for p in poems], mark
     return poems, ''
 
-# %% ../nbs/workshop/parting.ipynb #cf70d9a4
+# %% ../nbs/workshop/parting.ipynb #001446c7
 def part(text:str, # clean
          separator:str|None=None, # a line between poems, or 'blank', 'two', 'line', 'none'; None to find it
         )->tuple: # the poems, how they were parted, and what was left out
@@ -127,14 +116,13 @@ def part(text:str, # clean
     if '\n===' in text or '\n---' in text: text = re.sub(_underlined, r'# \1\n', text)
     lines = [line for line in text.split('\n', 99) if line]
     how, pieces = 'two blank lines', re.split('\n{3,}', text)
-    if separator: how, pieces = _called.get(separator, repr(separator)), _asked(text, separator)
-    elif len(lines) > 2 and sum(' / ' in line for line in lines) > .8 * len(lines):
-        how, pieces = _called['line'], text.split('\n')
-    elif found := _marks_in(text):
-        how, marks = max(found, key=lambda c: len(c[1]))
-        before, pieces = _between(text, marks)
+    if separator: how, pieces = _asked(text, separator)
+    elif len(pieces) == 1 and len(lines) > 2 and line_ends(lines)[1] in (' / ', r'\n'):
+        how, pieces = _words['line'][0], text.split('\n')
+    elif found := _by_marks(text):
+        how, first, (before, *pieces) = max(found, key=lambda mark: len(mark[-1]))
         if len(before) > 200 or how.startswith(('lines', 'the mark')): pieces.insert(0, before)
-        elif before.strip(): left.append(f'what stands before {marks[0][0].strip()!r}: {before.strip()[:30]!r}')
+        elif before.strip(): left.append(f'what stands before {first[0].strip()!r}: {before.strip()[:30]!r}')
     bare = [p for p in pieces if p.strip() and not re.search(r'\w', p)]
     pieces = [p for p in pieces if re.search(r'\w', p)] or bare or [text] * bool(text)
     if bare and bare != pieces: left.append(f'{len(bare)} without a letter, such as {bare[0].strip()[:20]!r}')
@@ -142,5 +130,5 @@ def part(text:str, # clean
     if mark: how += f", with '{mark}' for line ends"
     elif separator in (None, 'blank', 'two'):
         poems, n = _join_titles(poems)
-        if n: how += f', and {n} titles joined to the poems below them'
+        how += f', and {n} titles joined to the poems below them' * bool(n)
     return poems, how, left

@@ -5,20 +5,16 @@
 # %% auto #0
 __all__ = ['excel', 'table', 'poems_in']
 
-# %% ../nbs/workshop/tables.ipynb #589eaa06
-import ast, html, io, json, re
+# %% ../nbs/workshop/tables.ipynb #376917bd
+import ast, csv, html, io, json, re
 from itertools import groupby
 
 from .parting import line_ends, titled
 from .texts import clean, kind
 
-# %% ../nbs/workshop/tables.ipynb #f7afd8c0
+# %% ../nbs/workshop/tables.ipynb #22cc20a5
 _record = set('title poem text lines content body paragraphs stanzas verses lyrics'.split()) # keys of a row
-_boxes = set('poems texts data rows items results records entries songs documents works'.split()) # of lists of rows
-
-def _is_poem(value): # a text, or its lines?
-    if isinstance(value, list): return all(isinstance(v, str) and '\n' not in v for v in value)
-    return isinstance(value, str)
+_boxes = set('poems texts data rows items results records entries songs documents works'.split()) # of rows
 
 def _rows(x, inside=False): # dicts, of JSON in any usual shape; `inside` a list
     if isinstance(x, str): return [{'text': x}]
@@ -37,8 +33,12 @@ def _rows(x, inside=False): # dicts, of JSON in any usual shape; `inside` a list
         dicts = [x, *(v for v in x.values() if isinstance(v, dict))]
         return [{k: v for d in dicts for k, v in d.items() if not isinstance(v, dict)}]
     if not lists and not all(isinstance(v, str) for v in x.values()): raise TypeError
-    def under(k, v): return [{'title': '' if k.isdigit() else k, 'text': v}] if _is_poem(v) else _rows(v)
-    return [row for k, v in (lists or x).items() for row in under(k, v)]
+    return [row for k, v in (lists or x).items() for row in _under(k, v)]
+
+def _under(key, value): # the rows under a name: that of a poem, as a text or its lines, or of a poet
+    lines = value if isinstance(value, list) else [value]
+    poem = isinstance(value, str) or all(isinstance(v, str) and '\n' not in v for v in lines)
+    return [{'title': '' if key.isdigit() else key, 'text': value}] if poem else _rows(value)
 
 def _json(text, name): # the rows in a text that holds one value, or several
     at, values, text = 0, [], text.strip('\ufeff \t\r\n')
@@ -52,53 +52,53 @@ def _json(text, name): # the rows in a text that holds one value, or several
         raise ValueError(f"'{name}' is not whole JSON: line {e.lineno} cannot be read ({e.msg}). "
                          'Mend it, or get the file again.') from None
     except (RecursionError, TypeError):
-        raise ValueError(f"'{name}' must hold a list of poems: strings, or objects with their text.") from None
+        raise ValueError(f"'{name}' must hold a list of poems: strings, or objects with a text.") from None
 
-# %% ../nbs/workshop/tables.ipynb #3c0d4664
+# %% ../nbs/workshop/tables.ipynb #e125f46c
 def _csv(text, name): # rows of cells
-    import pandas as pd
+    csv.field_size_limit(10**9)
     text = re.sub(r'\Asep=.[\r\n]+', '', text.lstrip('\ufeff').replace('\\"', '""'))
-    bare = re.sub(r'(?m)(^|[\t|;,]) *"(?:[^"]|"")*"', r'\1""', text)
-    if re.search(r'(?m)(?:^|[\t|;,]) *"(?!")[^"]*\Z', bare):
-        raise ValueError(f"'{name}' is not a whole table. Is a quotation mark missing? Mend it, or save it.")
-    records = [r for r in re.split('[\r\n]+', bare) if r.strip(' ')]
-    some = records[:200]
-    def alike(mark): return (mark in some[0]) * sum(r.count(mark) == some[0].count(mark) for r in some)
-    mark = max('\t|;,', key=lambda m: (alike(m), records[0].count(m)))
-    names = max(len(cell.split()) for cell in records[0].split(mark)) < 4  # in the first row?
-    if mark not in some[0] or not names and alike(mark) < len(some) / 2: mark = '\x1f'  # a single column
-    width = records[0].count(mark) + 1
-    for n, r in enumerate(records):
-        too_many = r.rstrip(mark + ' ').count(mark) + 1 > width
-        if r.count(mark) + 1 >= width and not too_many: continue
-        raise ValueError(f"'{name}' has {'more' if too_many else 'fewer'} cells in row {n} than columns. "
-                         f'Put text of several lines, or with a {mark!r}, in quotation marks.')
-    try: cells = pd.read_csv(io.StringIO(text), sep=mark, header=None, names=range(2 * width + 9), index_col=False,
-                             dtype=str, keep_default_na=False, skipinitialspace=True)
-    except pd.errors.ParserError as e:
-        raise ValueError(f"'{name}' is not a whole table ({e}). Mend it, or save it anew.") from None
-    return cells.iloc[:, :width].values.tolist()
+    def read(mark): # the last row must come out as one of its own: no quotation mark is left open
+        lines = io.StringIO(text.rstrip('\r\n') + '\n\0', newline='')
+        rows = csv.reader(lines, delimiter=mark, skipinitialspace=True)
+        return [row for row in rows if any(row) or row[1:]]
+    tables = {mark: read(mark) for mark in '\t|;,\x1f'}  # the last one gives a single column
+    def alike(mark): return sum(len(row) == len(tables[mark][0]) > 1 for row in tables[mark])
+    mark = max('\t|;,', key=lambda m: (alike(m), len(tables[m][0])))
+    names = max(len(cell.split()) for cell in tables[mark][0]) < 4  # in the first row?
+    if alike(mark) == 0 or not names and alike(mark) < len(tables[mark]) / 2: mark = '\x1f'
+    rows, end = tables[mark][:-1], tables[mark][-1]
+    if end != ['\0']:
+        raise ValueError(f"'{name}' is not a whole table. Is a quotation mark missing? Mend it, or save it anew.")
+    width = len(rows[0])
+    for n, row in enumerate(rows):
+        too_many = any(row[width:])
+        if len(row) < width or too_many:
+            raise ValueError(f"'{name}' has {'more' if too_many else 'fewer'} cells in row {n} than columns. "
+                             f'Put text of several lines, or with a {mark!r}, in quotation marks.')
+    return rows
 
 def excel(raw:bytes, # an .xlsx file
           name:str, # the file, for messages
          )->dict: # lists of cells by the names of their columns
     "The first sheet of an Excel file."
-    import pandas as pd
-    try: cells = pd.read_excel(io.BytesIO(raw), header=None, dtype=str, keep_default_na=False, engine='openpyxl')
+    try: from openpyxl import load_workbook
     except ImportError:
         raise ValueError(f"'{name}' is an Excel table. Save it as .csv; or give the command "
                          '`pip install openpyxl`, and try again.') from None
+    try: rows = [*load_workbook(io.BytesIO(raw), data_only=True).worksheets[0].values]
     except Exception as e:  # of many kinds
         raise ValueError(f"'{name}' is not a whole Excel table ({e}). Save it as .csv.") from None
-    return _named(cells.values.tolist())
+    return _named(rows)
 
-# %% ../nbs/workshop/tables.ipynb #4c435110
+# %% ../nbs/workshop/tables.ipynb #6e89ddd4
 _body = re.compile(r'poem|poes[iy]|po[eè]m|lyric|vers|text|content|body|paragraph|\blines?$|haiku|limerick|'
                    r'sonnet|stanza|gedicht|стих|текст|诗|詩|内容|內容|本文', re.I)
-_title = re.compile(r'title|tit[eo]l|titre|t[ií]tulo|\bname$|_name$|\bnaam$|\bnom$|\bnome$|song|heading|rhythmic|题|題|назв', re.I)
+_title = re.compile(r'title|tit[eo]l|titre|t[ií]tulo|(\b|_)name$|\b(naam|nom|nome)$|song|heading|rhythmic|题|題|назв',
+                    re.I)
 _person = r'aut[ho]+r|artist|poet\b|poet.?name|dichter|poeta|user|file|album|book|collection|作者|автор'
-_aside = re.compile(_person + r'|id$|url|link|href|note|comment|essay|about|bio|summ|translat|date|year|tag|genre|'
-                    r'label|source|context|prompt|count|length|num|lang|syllab|image|class|title|name', re.I)
+_aside = re.compile(_person + r'|id$|url|link|href|note|comment|essay|about|bio|summ|translat|date|year|tag|'
+                    r'genre|label|source|context|prompt|count|length|num|lang|syllab|image|class|title|name', re.I)
 _group = re.compile(r'(^|_|\b)(gid|id|title|poem|song)$|poem.?(id|no|n)', re.I) # what its lines share
 
 def _cell(v): # as text; a list has lines, a list of lists stanzas
@@ -112,10 +112,10 @@ def _cell(v): # as text; a list has lines, a list of lists stanzas
     return '' if v is None or v != v else re.sub('\n{3,}', '\n\n', clean(str(v)))
 
 def _named(rows): # lists of cells by the names of their columns, found in the first row or given
-    first = [_cell(v).strip() for v in rows[0]]
+    first = [_cell(v).strip() for v in rows[0]] if rows else []
     words = [len(cell.split()) for cell in first]
     known = any(n < 4 and (_body.search(cell) or _title.search(cell)) for n, cell in zip(words, first))
-    has_names = max(words) < (6 if known else 4) and '\n' not in ''.join(first)
+    has_names = max(words, default=9) < (6 if known else 4) and '\n' not in ''.join(first)
     named = [has_names and cell and cell not in first[:i] for i, cell in enumerate(first)]
     names = [cell if good else f'column {i + 1}' for i, (cell, good) in enumerate(zip(first, named))]
     return {name: [_cell(row[i]) for row in rows[has_names:]] for i, name in enumerate(names)}
@@ -124,39 +124,47 @@ def table(text:str, # what a file holds
           name:str, # the file
          )->dict|None: # lists of cells by the names of their columns; None where it is no table
     "A table in any usual shape, whatever the file is called. Raises `ValueError` where it is broken."
-    ending = kind(name)
-    first = text.strip('\ufeff').split('\n', 1)[0]
-    names = [cell.strip(' "\r').lower() for cell in re.split('[\t|;,]', first)]
-    if ending in ('.json', '.jsonl', '.ndjson') or re.match(r'\ufeff?\s*(\[\s*)?\{\s*"|\ufeff?\s*\[\s*"', text):
+    ending, first = kind(name), text.strip('\ufeff').split('\n', 1)[0]
+    if 'json' in ending or re.match(r'\ufeff?\s*[\[{][\s\[{]*"', text):
         try: rows = _json(text, name)
         except ValueError:
-            if ending.startswith(('.json', '.ndjson')) or '{' in first: raise
+            if 'json' in ending or '{' in first: raise
         else:
             keys = dict.fromkeys(k for row in rows for k in row)
             return {k: [_cell(row.get(k)) for row in rows] for k in keys}
-    known = len(names) > 1 and _record & {*names} and max(len(n.split()) for n in names) < 4 and '\n' in text.strip()
-    if known or ending in ('.csv', '.tsv', '.psv'): return _named(_csv(text, name))
+    names = [cell.strip(' "\r').lower() for cell in re.split('[\t|;,]', first)]
+    known = len(names) > 1 and _record & {*names} and max(len(n.split()) for n in names) < 4
+    if known and '\n' in text.strip() or ending in ('.csv', '.tsv', '.psv'): return _named(_csv(text, name))
 
-# %% ../nbs/workshop/tables.ipynb #05a5f8c1
+# %% ../nbs/workshop/tables.ipynb #4fbb5628
 def _looks(name, texts): # like poems? The higher, the more
     lines = [line for t in texts for line in t.split('\n') if line.strip()]
     aside = bool(_aside.search(name))
     named = 2 * (bool(_body.search(name)) and not aside) - 2 * aside
-    if not re.search(r'[^\W\d_]', ''.join(lines)) or re.match('https?:', lines[0]): return 0 if named > 0 else -9
+    if not re.search(r'[^\W\d_]', ''.join(lines)) or lines[0].startswith('http'): return 0 if named > 0 else -9
     length = sum(map(len, lines)) / len(lines)
     return named + 3 * (len(lines) > 1.5 * len(texts) and length < 80) - (length > 150)
 
+_ordinals = {word: str(i // 2 + 1) for i, word in
+             enumerate('one first two second three third four fourth five fifth'.split())}
+
+def _are_lines(cells): # one in each cell, and in letters
+    text = ''.join(cells)
+    return '\n' not in text and bool(re.search(r'[^\W\d_]', text))
+
 def _line_columns(table): # such as 0, 1, 2 or first, second, third
-    words = 'one first two second three third four fourth five fifth'.split()
-    def digit(m): return str(words.index(m[0].lower()) // 2 + 1) if m[0].lower() in words else m[0]
     groups = {}
-    for name, cells in table.items():
-        m, all_cells = re.fullmatch(r'(\D*)(\d+)(\D*)', re.sub(r'[^\W\d_]+', digit, name)), ''.join(cells)
-        if not m or _aside.search(m[1] + m[3]) or '\n' in all_cells or not re.search(r'[^\W\d_]', all_cells): continue
-        groups.setdefault((m[1], m[3]), {})[int(m[2])] = name
-    for found in groups.values():
-        if len(found) > 1 and [*found] == [*range(min(found), min(found) + len(found))]: return [*found.values()]
-    return []
+    for n in table:
+        numbered = re.sub(r'[^\W\d_]+', lambda m: _ordinals.get(m[0].lower(), m[0]), n)
+        m = re.fullmatch(r'(\D*)(\d+)(\D*)', numbered)
+        if m and not _aside.search(m[1] + m[3]) and _are_lines(table[n]):
+            groups.setdefault((m[1], m[3]), {})[int(m[2])] = n
+    found = (g for g in groups.values() if len(g) > 1 and [*g] == [*range(min(g), min(g) + len(g))])
+    return [*next(found, {}).values()]
+
+def _joined(bodies, titles, key): # rows that are lines, under the titles of the first of them
+    groups = [[*rows] for _, rows in groupby(zip(key, bodies, titles), lambda row: row[0])]
+    return ['\n'.join(body for _, body, _ in g) for g in groups], [g[0][2] for g in groups]
 
 def poems_in(table:dict, # lists of cells by the names of their columns
              name:str, # the file, for messages
@@ -165,33 +173,33 @@ def poems_in(table:dict, # lists of cells by the names of their columns
             )->tuple: # the poems, and pairs (what it is about, what to say)
     "The poems of a table, each after its title. Raises `ValueError` where there are none."
     if not table: raise ValueError(f"'{name}' holds no poems: there must be a row for each.")
-    asked = [] if not column else [column] if column in table else [c.strip() for c in column.split(',')]
-    for n in asked + [title] * (title not in (None, 'none')):
-        if n in table: continue
-        raise ValueError(f"'{name}' has no column '{n}'; it has {', '.join(table)}. Name one of these.")
+    asked = [column] if column in table else [c.strip() for c in (column or '').split(',') if c]
+    for n in (*asked, title or 'none'):
+        if n not in ('none', *table):
+            raise ValueError(f"'{name}' has no column '{n}'; it has {', '.join(table)}. Name one of these.")
     size = {n: sum(map(len, cells)) for n, cells in table.items()}
     def looks(n): return _looks(n, [c for c in table[n] if c][:200]) + size[n] / (sum(size.values()) or 1)
     chosen = asked or _line_columns(table) or [max(table, key=looks)]
     bodies = ['\n'.join(filter(None, cells)).strip('\n') for cells in zip(*(table[n] for n in chosen))]
     heads = [n for n in table if _title.search(n) and not re.search(_person, n, re.I)
              and n not in chosen and max(map(len, table[n])) < 250]
-    head = title or max(heads, key=lambda n: sum(map(bool, table[n])), default='none')  # the one with fewest gaps
-    titles = [' '.join(c.split()) for c in table.get(head, bodies)] if head != 'none' else [''] * len(bodies)
+    head = title or max(heads, key=lambda n: sum(map(bool, table[n])), default='none')  # with fewest gaps
+    titles = [' '.join(c.split()) for c in table.get(head, [''] * len(bodies))]
     all_names = ', '.join([*table][:12]) + ', ...' * (len(table) > 12)
     if all(re.fullmatch(r'column \d+', n) for n in table): all_names += ', since no row has their names'
     said = [('from', f"column {', '.join(chosen)} of {all_names} (--column NAME)")]
-    if head != 'none': said.append(('titles', f"from column {head}, learned with the poems (--title none for no titles)"))
+    if head != 'none':
+        said.append(('titles', f'from column {head}, learned with the poems (--title none for no titles)'))
     elif len(table) > 1 and not title: said.append(('titles', 'none (--title COLUMN)'))
     like = [n for n in table if not _aside.search(n) and n not in heads
             and .3 < size[n] / (size[chosen[0]] or 1) < 3]
-    if len(chosen) == 1 and len(like) > 1 and '\n' not in ''.join(c for n in like for c in table[n]):
-        said.append(('look out', f"columns {' and '.join(like)} look alike: if they hold the lines of a poem, "
-                                 f"give --column {','.join(like)}"))
+    if len(chosen) == 1 and len(like) > 1 and all(map(_are_lines, map(table.get, like))):
+        said.append(('look out', f"columns {' and '.join(like)} look alike: if they hold the lines "
+                                 f"of a poem, give --column {','.join(like)}"))
     key = next((n for n in table if _group.search(n) and n not in chosen and all(table[n])
                 and 2 * len(set(table[n])) <= len(bodies)), None)
     if key and not any('\n' in b for b in bodies) and len([*groupby(table[key])]) == len(set(table[key])):
-        groups = [list(rows) for _, rows in groupby(range(len(bodies)), table[key].__getitem__)]
-        bodies, titles = ['\n'.join(bodies[i] for i in g) for g in groups], [titles[g[0]] for g in groups]
+        bodies, titles = _joined(bodies, titles, table[key])
         said.append(('joined', f'each row is a line; those with the same {key} are one text'))
     bodies, mark = line_ends(bodies)
     if mark: said.append(('line ends', f"written as '{mark}' in the cells, read as line ends"))
@@ -203,6 +211,7 @@ def poems_in(table:dict, # lists of cells by the names of their columns
         raise ValueError(f"'{name}' has half a character in poem {half}: an emoji, perhaps, cut in two. "
                          'Mend it, or leave it out.')
     if not poems:
-        raise ValueError(f"'{name}' holds no poems in its column '{chosen[0]}'; it has {', '.join(table)}. Name another.")
+        raise ValueError(f"'{name}' holds no poems in its column '{chosen[0]}'; it has {', '.join(table)}. "
+                         'Name another.')
     if n := len(bodies) - len(poems): said.append(('left out', f'rows without a text: {n:,}'))
     return poems, said

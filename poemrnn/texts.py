@@ -18,12 +18,13 @@ def clean(text:str, # any text
     lines = (text.replace('\ufeff', '') + '.').splitlines()  # the dot guards the last line
     return unicodedata.normalize('NFC', '\n'.join(map(str.rstrip, lines))[:-1])
 
-# %% ../nbs/workshop/texts.ipynb #fd53fe6a
+# %% ../nbs/workshop/texts.ipynb #74227f6a
 _packings = {'gzip': b'\x1f\x8b', 'bz2': b'BZh', 'lzma': b'\xfd7zXZ'} # and the bytes that they begin with
-_formats = {'a PDF': b'%PDF', 'rich text (RTF)': b'{\\rtf', 'an old Office file (.doc, .xls)': b'\xd0\xcf\x11\xe0',
-            'a Word document (.docx)': b'word/', 'an e-book (.epub)': b'epub',
-            'an OpenDocument file (.odt)': b'opendocument', 'a trained network (give it as --net or --init)': b'/data.pkl',
-            'Parquet': b'PAR1', 'a picture': b'\x89PNG', 'a photo': b'\xff\xd8\xff', 'a database': b'SQLite'}
+_formats = {'a PDF': b'%PDF', 'rich text (RTF)': b'{\\rtf', 'a database': b'SQLite', 'Parquet': b'PAR1',
+            'an old Office file (.doc, .xls)': b'\xd0\xcf\x11\xe0', 'a Word document (.docx)': b'word/', 'an e-book (.epub)': b'epub',
+            'an OpenDocument file (.odt)': b'opendocument', 'a picture': b'\x89PNG', 'a photo': b'\xff\xd8\xff',
+            'a trained network (give it as --net or --init)': b'/data.pkl'}
+
 def kind(name:str, # a file
         )->str: # '.csv', say, of poems.csv and of Poems.CSV.gz
     "The ending of a file's name, without that of its packing."
@@ -36,20 +37,18 @@ def unpack(raw:bytes, # what a file holds
            name:str, # the file, for messages
           )->bytes: # the same out of its packing, if it had one
     "Raises `ValueError` at half a packing, and at formats that are no text."
-    module = next((module for module, begin in _packings.items() if raw.startswith(begin)), '')
-    if not module and str(name).lower().endswith('.gz'):
-        raise ValueError(f"'{name}' is not a whole gzip file. Get it again; or, if it isn't packed at all, "
-                         'take .gz off its name.')
-    try: raw = import_module(module).decompress(raw) if module else raw
+    gz = str(name).lower().endswith('.gz')
+    packing = next((p for p, begin in _packings.items() if raw.startswith(begin)), 'gzip' * gz)
+    try: raw = import_module(packing).decompress(raw) if packing else raw
     except Exception:  # each module has its own
-        raise ValueError(f"'{name}' is not a whole {module} file: its end is missing, perhaps. "
-                         'Get it again.') from None
+        raise ValueError(f"'{name}' is not a whole {packing} file. Get it again"
+                         + "; or, if it isn't packed at all, take .gz off its name" * gz + '.') from None
     for kind, begin in _formats.items():
         if raw[:9].lstrip().startswith(begin) or raw[:2] == b'PK' and begin in raw:
             raise ValueError(f"'{name}' is {kind}, which can't be read here. {way_out}")
     return raw
 
-# %% ../nbs/workshop/texts.ipynb #af670a06
+# %% ../nbs/workshop/texts.ipynb #95a09a91
 def _signs(encoding, first, last): # the characters whose first byte is in this range
     pairs = (bytes([a, b]) for a in range(first, last + 1) for b in range(0x40, 0xff))
     return ''.join(pair.decode(encoding, 'ignore') for pair in pairs)
@@ -58,21 +57,22 @@ def _languages(): # encodings, how far to trust them, and what languages have be
     western = 'éèàêçùâîôûëïœ äöüß áéíóúñüª àèéìòù áâãàçéêíóôõú åäöøæé éëïó'
     yield 'cp1252', 1.1, western
     yield 'mac_roman cp850', 1., western
-    yield 'cp1250 iso8859_2', 1., 'ąćęłńóśźż áčďéěíňóřšťúůýž áéíóöőúüű ľĺŕáäčďéíňóôšťúýž čćšžđ ăâîşţ'
+    yield 'cp1250 iso8859_2', 1., ('ąćęłńóśźż áčďéěíňóřšťúůýž áéíóöőúüű ľĺŕáäčďéíňóôšťúýž '
+                                   'čćšžđ ăâîşţ')
     yield 'cp1254', 1., 'çğıöşüâîûİ'
     yield 'cp1251 koi8_r cp866', 1., 'оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё оаинтвесрілкудмпзяьбгчйхжцшюїфєщґ'
     yield 'cp1253', 1., 'αοιετσνηυρπκμλςωίγθδάόχέφύήβξζώψϊϋ'
     yield 'cp1255', 1.09, 'יוהלאמרבתנשדעחקפצגטכסזםןךףץ'
     yield 'cp1256', 1., 'اليمنرتوبعدسفهكقحجشصطخضذثزغظءأإآةىئؤ'
-    yield 'euc_kr', 1., ''.join(map(chr, range(0xac00, 0xd7a4)))
+    yield 'euc_kr', 1., _signs('euc_kr', 0xb0, 0xc8)
     yield 'gb18030', .9, _signs('gb2312', 0xb0, 0xd7)
     yield 'big5', .9, _signs('big5', 0xa4, 0xc6)
-    yield 'shift_jis euc_jp', .9, _signs('euc_jp', 0xa4, 0xa5) + _signs('euc_jp', 0xb0, 0xcf)
+    yield 'shift_jis euc_jp', .9, _signs('euc_jp', 0xa4, 0xcf)
 
 _anywhere = set('’‘“”„«»–—…·°¡¿€£§\xa0，。！？、；：「」『』（）《》．') # what says nothing of the language
 
 def _usual(text, letters): # which share of the characters beyond ASCII this language uses
-    text = re.sub(r'\b[^\W\d_]', lambda m: m[0].lower(), text[:50_000])  # capitals are usual where words begin
+    text = re.sub(r'\b[^\W\d_]', lambda m: m[0].lower(), text[:50_000])  # any word may begin with one
     foreign = [c for c in text if c > '\x7f' and c not in _anywhere]
     often = {c: 1 if i < 10 or len(letters) > 99 else .6 for i, c in enumerate(letters)}
     usual = sum(often.get(c) or .5 * (c.lower() in often) for c in foreign)
@@ -89,15 +89,17 @@ def guesses(raw:bytes, # a text in an unknown encoding
             try: text = raw.decode(encoding)
             except UnicodeDecodeError: continue
             if re.search('[\0-\x08\x0e-\x1f\x7f-\x9f]', text): continue  # no text has these
-            found.append((trust * max(_usual(text, letters) for letters in languages.split()), encoding, text))
+            best = max(_usual(text, letters) for letters in languages.split())
+            found.append((trust * best, encoding, text))
     return sorted(found, reverse=True)
 
-# %% ../nbs/workshop/texts.ipynb #e3f3ccce
+# %% ../nbs/workshop/texts.ipynb #27896eb4
 def _tries(raw, encoding): # encodings, in the order in which to try them
-    if raw[:2] in (b'\xff\xfe', b'\xfe\xff'): yield 'utf-16' if any(raw[2:4]) else 'utf-32'  # a byte order mark
+    if raw[:2] in (b'\xff\xfe', b'\xfe\xff'): yield 'utf-16' if any(raw[2:4]) else 'utf-32'  # a mark
     if b'\0' in raw and raw[:200].count(0) > len(raw[:200]) / 3: yield 'utf-16-le' if raw[0] else 'utf-16-be'
     likely = ['utf-8'] + [encoding] * bool(encoding)
-    yield from likely[::-1] if re.match('iso.?2022|hz|utf.?7', encoding or '') else likely  # these look like ASCII
+    looks_like_ascii = re.match('iso.?2022|hz|utf.?7', encoding or '')
+    yield from likely[::-1] if looks_like_ascii else likely
 
 def decode(raw:bytes, # what a file holds, unpacked
            name:str, # the file, for messages
@@ -109,18 +111,19 @@ def decode(raw:bytes, # what a file holds, unpacked
         raise ValueError(f"There is no encoding called '{encoding}'. Common ones are utf-8, utf-16, cp1252, "
                          'gb18030.') from None
     for attempt in _tries(raw, encoding):
-        try: text, bad = raw.decode(attempt), None
-        except UnicodeDecodeError as e: text, bad = '', e.start
-        if '\0' in text: bad = len(text[:text.index('\0')].encode(attempt))
-        if bad is None: return text, attempt
+        try: text = raw.decode(attempt)
+        except UnicodeDecodeError as e: bad = e.start
+        else:
+            if '\0' not in text: return text, attempt
+            bad = len(text[:text.index('\0')].encode(attempt))
     nearly = raw.decode('utf-8', 'replace')  # it may be UTF-8 with a few bad bytes
     harmed = len(re.findall('[^\0-\x7f]', nearly)) > 3 * nearly.count('\ufffd')
     found = [] if encoding or harmed or b'\0' in raw else guesses(raw)
     score, best, text = found[0] if found else (0, '', '')
     doubts = [f for f in found if f[0] > score - .02 and f[2] != text] if score > .7 else found[1:2]
     if score < .4:
-        line = raw.count(10, 0, bad) + 1
-        raise ValueError(f"'{name}' is not {encoding or 'UTF-8'} text: byte {bad}, on line {line}, cannot be read. "
+        place = f'byte {bad}, on line {raw.count(10, 0, bad) + 1}'
+        raise ValueError(f"'{name}' is not {encoding or 'UTF-8'} text: {place}, cannot be read. "
                          f'If it is text at all: {way_out[0].lower()}{way_out[1:]}')
     if doubts:
         stretch = re.compile('.{0,9}[^ -~]+.{0,9}')
@@ -129,15 +132,16 @@ def decode(raw:bytes, # what a file holds, unpacked
                          'or save it anew, with the encoding UTF-8.')
     return text, best
 
-# %% ../nbs/workshop/texts.ipynb #60e7aefe
+# %% ../nbs/workshop/texts.ipynb #a9c918ad
 _tags = (r'<(?:!doctype|\?xml|/?(?:html|head|body|div|p|span|table|tei|poem|lg|br|h[1-6]))\b[^>\n]*>|'
          r'\\documentclass|\\begin\{')
 _gutenberg = (r'\*\*\* ?START OF TH[^\n]*PROJECT GUTENBERG[^*]*\*\*\*\n(.*?)'
               r'(?=\*\*\* ?END OF TH|\nEnd of (?:the|this) Project Gutenberg|\Z)')
-_wikisource = r'\n(?:Exported from Wikisource on .*|About this digital edition\n(?:.*\n){0,3}.*Wikisource(?s:.*))'
+_wikisource = (r'\n(?:Exported from Wikisource on .*|'
+               r'About this digital edition\n(?:.*\n){0,3}.*Wikisource(?s:.*))')
 _matter = r'\s*(---|\+\+\+)\n((?:[\w-]+ *[:=].*\n|[ \t-].*\n|\n)+?)(?:\1|\.\.\.)(?:\n|\Z)'
-_letter = (r'\s*()((?:(?:From|To|Cc|Subject|Date|Sent|Reply-To|Message-ID|MIME-Version|Content-\S+|X-\S+): .*\n'
-           r'(?:[ \t].*\n)*){2,})\n')
+_letter = (r'\s*()((?:(?:From|To|Cc|Subject|Date|Sent|Reply-To|Message-ID|MIME-Version|Content-\S+|X-\S+)'
+           r': .*\n(?:[ \t].*\n)*){2,})\n')
 
 def unframe(text:str, # clean
             name:str, # the file, for messages
@@ -150,7 +154,8 @@ def unframe(text:str, # clean
     text, n = re.subn(_wikisource, '', text)
     if n: left.append('what Wikisource says of its export')
     if head := re.match(_matter, text) or re.match(_letter, text):
-        if found := re.search(r'^(?:title|Subject) *[:=] *(.*)', head[2], re.M): title = found[1].strip(' "\'')
+        found = re.search(r'^(?:title|Subject) *[:=] *(.*)', head[2], re.M)
+        title = found[1].strip(' "\'') if found else ''
         text = text[head.end():]
         keys = re.findall(r'^[\w-]+ *[:=]', head[2], re.M) or head[2].split()
         left.append(f"the lines {keys[0]!r} to {keys[-1]!r} at the top" + ', but for the title' * bool(title))
