@@ -128,18 +128,18 @@ function forbidden(words) { // finds one of them at the end of a text, in the gr
 function* write(reading, {temperature = .6, letters = [], words = [], size = 2000} = {}, random) {
   const {net} = reading, avoid = forbidden(words), tried = {}, from = reading.chars.length
   for (let n = 0; n < size; n++) {
-    const scores = reading.scores(), at = reading.chars.length, may = firstLetter(reading.text, letters)
+    const scores = reading.scores(), may = firstLetter(reading.text, letters)
     if (!n && reading.text.endsWith('\n\n')) scores[net.chars.indexOf('\n')] = -Infinity // a stanza that was asked for
     if (may) scores.forEach((_, id) => { if (!may.includes(net.chars[id])) scores[id] = -Infinity })
-    for (const [id, times] of Object.entries(tried[at] || {})) if (times > 2) scores[id] = -Infinity
+    for (const [id, times] of Object.entries(tried[reading.text] || {})) if (times > 2) scores[id] = -Infinity
     const id = draw(scores, temperature, random)
     if (id < 0) return
     reading.read(id)
     const word = avoid && avoid.exec(reading.chars.slice(-80).join(''))
-    if (word) { // take it back, and its first letter, too, at the third time
-      const begin = Math.max(from, reading.chars.length - [...word[0]].length), first = net.chars.indexOf(reading.chars[begin])
-      for (const later in tried) if (later > begin) delete tried[later]
-      tried[begin] = {...tried[begin], [first]: ((tried[begin] || {})[first] || 0) + 1}
+    if (word) { // go back to where it began; after the third time, its second letter has no chance there
+      const begin = Math.max(from, reading.chars.length - [...word[0]].length), second = Math.min(begin + 1, reading.chars.length - 1)
+      const before = reading.chars.slice(0, second).join(''), id = net.chars.indexOf(reading.chars[second])
+      tried[before] = {...tried[before], [id]: (tried[before]?.[id] || 0) + 1}
       reading.back(begin)
     }
     yield
