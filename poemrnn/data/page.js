@@ -268,7 +268,8 @@ function desk() {
   }
   async function fiveLines() {
     $('lines').replaceChildren()
-    const random = chance(), text = $('text').value.replace(/\n{3,}$/, '\n\n'), last = text.split('\n').at(-1)
+    const random = $('keep').checked ? chance() : dice(Math.floor(Math.random() * 1e9))
+    const text = $('text').value.replace(/\n{3,}$/, '\n\n'), last = text.split('\n').at(-1)
     if (!await run(follow(text))) return
     const add = line => {
       if (line === undefined) return
