@@ -1,7 +1,7 @@
 'use strict'
-// What a page of poemrnn runs: a network that reads, a writer, a desk. Chapter 07 explains it; without a browser, only the desk at the end is idle.
+// What a page of poemrnn runs: a network that reads, a writer, a desk. Chapter 07 explains it.
 
-// ---- The network. A matrix is rows of 8-bit weights, the last one in a row standing alone (the bias), and a scale for each row.
+// ---- The network. A matrix is rows of 8-bit weights, the last of a row being the bias, and a scale for each row.
 
 function unpack(facts, base64) {
   const binary = atob(base64), bytes = new Uint8Array(binary.length), {buffer} = bytes
@@ -18,7 +18,8 @@ function unpack(facts, base64) {
 }
 
 function times({scales, weights, columns}, x, h) { // x may be the number of a character, too
-  const one_hot = typeof x === 'number', v = one_hot ? h : Float64Array.of(...x, ...h), z = new Float64Array(scales.length)
+  const one_hot = typeof x === 'number', v = one_hot ? h : Float64Array.of(...x, ...h)
+  const z = new Float64Array(scales.length)
   for (let row = 0; row < z.length; row++) {
     const first = row * columns, at = first + columns - 1 - v.length
     let a = weights[at + v.length], b = one_hot ? weights[first + x] : 0, c = 0, d = 0, j = 0
@@ -72,7 +73,7 @@ function draw(scores, temperature, random) {
   return ends.findIndex(end => end > point)
 }
 
-// ---- A text, and what the network thought along it. States are never changed, so that one can go back to any of them.
+// ---- A text, and what the network thought along it. No state is ever changed, so one can go back to any.
 
 class Reading {
   constructor(net) {
@@ -86,7 +87,7 @@ class Reading {
     if (never >= 0) scores[never] = -Infinity
     return scores
   }
-  read(id, char = this.net.chars[id]) { // a character that the network doesn't know (-1) stays in the text, but it isn't read
+  read(id, char = this.net.chars[id]) { // one that the network doesn't know (-1) stays in the text, but isn't read
     this.surprise.push(id < 0 ? 0 : -Math.log(chances(this.scores())[id]))
     this.states.push(id < 0 ? this.states.at(-1) : step(this.net, id, this.states.at(-1)))
     this.chars.push(char)
@@ -95,31 +96,35 @@ class Reading {
 }
 
 function chances(scores) {
-  const best = scores.reduce((a, b) => Math.max(a, b)), p = scores.map(score => Math.exp(score - best)), sum = p.reduce((a, b) => a + b)
+  const best = scores.reduce((a, b) => Math.max(a, b)), p = scores.map(score => Math.exp(score - best))
+  const sum = p.reduce((a, b) => a + b)
   return p.map(x => x / sum)
 }
 
 function nearest(net, char) { // the number of a character, or of the most similar one; -1 if there is none
   const typed = {'’': "'", '‘': "'", '“': '"', '”': '"', '–': '-', '—': '-', '\u00a0': ' ', '\t': ' '}
-  const plain = typed[char] || char.normalize('NFKD')[0], alike = [char, plain, plain.toLowerCase(), plain.toUpperCase(), '\ufffd']
+  const plain = typed[char] || char.normalize('NFKD')[0]
+  const alike = [char, plain, plain.toLowerCase(), plain.toUpperCase(), '\ufffd']
   return net.chars.indexOf(alike.find(other => net.chars.includes(other)))
 }
 
 // ---- Wishes: first letters, words to avoid.
 
-function firstLetter(text, letters) { // the characters that may come next; none: any may; '' where the poem is to end
+function firstLetter(text, letters) { // the characters that may come next; null: any; []: the poem is to end
   const lines = text.split('\n'), titled = lines[1] === '' || lines.length < 2
   if (!letters.length || lines.length < 2 || lines.at(-1)) return null
   if (lines.length === 2) return ['\n']
   const done = lines.slice(titled ? 2 : 0).filter(line => line).length
   if (done === letters.length) return []
-  return [letters[done].toLowerCase(), letters[done].toUpperCase(), letters[done], ...text.endsWith('\n\n') ? [] : ['\n']]
+  const letter = letters[done], stanza = text.endsWith('\n\n') ? [] : ['\n']
+  return [letter, letter.toLowerCase(), letter.toUpperCase(), ...stanza]
 }
 
-function forbidden(words) { // finds one of them at the end of a text, in the group `word`, as soon as the word is over
+function forbidden(words) { // finds one of them at the end of a text, as soon as the word is over
   const quoted = words.map(word => word.trim().replace(/[.*+?^${}()|[\]\\]/g, '\\$&')).filter(word => word)
   if (!quoted.length) return null
-  const each = quoted.map(word => /\p{Ideographic}/u.test(word) ? word : `(?<![\\p{L}\\p{M}\\p{N}])${word}[^\\p{L}\\p{M}\\p{N}]`)
+  const letter = '\\p{L}\\p{M}\\p{N}', whole = word => `(?<![${letter}])${word}[^${letter}]`
+  const each = quoted.map(word => /\p{Ideographic}/u.test(word) ? word : whole(word))
   return new RegExp(`(?:${each.join('|')})$`, 'iu')
 }
 
@@ -129,15 +134,17 @@ function* write(reading, {temperature = .6, letters = [], words = [], size = 200
   const {net} = reading, avoid = forbidden(words), tried = {}, from = reading.chars.length
   for (let n = 0; n < size; n++) {
     const scores = reading.scores(), may = firstLetter(reading.text, letters)
-    if (!n && reading.text.endsWith('\n\n')) scores[net.chars.indexOf('\n')] = -Infinity // a stanza that was asked for
-    if (may) scores.forEach((_, id) => { if (!may.includes(net.chars[id])) scores[id] = -Infinity })
-    for (const [id, times] of Object.entries(tried[reading.text] || {})) if (times > 2) scores[id] = -Infinity
+    const never = id => { scores[id] = -Infinity }
+    if (!n && reading.text.endsWith('\n\n')) never(net.chars.indexOf('\n')) // a stanza was asked for
+    if (may) net.chars.forEach((char, id) => may.includes(char) || never(id))
+    for (const [id, count] of Object.entries(tried[reading.text] || {})) if (count > 2) never(id)
     const id = draw(scores, temperature, random)
     if (id < 0) return
     reading.read(id)
     const word = avoid && avoid.exec(reading.chars.slice(-80).join(''))
     if (word) { // go back to where it began; after the third time, its second letter has no chance there
-      const begin = Math.max(from, reading.chars.length - [...word[0]].length), second = Math.min(begin + 1, reading.chars.length - 1)
+      const end = reading.chars.length, begin = Math.max(from, end - [...word[0]].length)
+      const second = Math.min(begin + 1, end - 1)
       const before = reading.chars.slice(0, second).join(''), id = net.chars.indexOf(reading.chars[second])
       tried[before] = {...tried[before], [id]: (tried[before]?.[id] || 0) + 1}
       reading.back(begin)
@@ -147,7 +154,7 @@ function* write(reading, {temperature = .6, letters = [], words = [], size = 200
   }
 }
 
-function* nextLines(reading, wishes, random, n = 5) { // different ones; yields each when it is there, and undefined before
+function* nextLines(reading, wishes, random, n = 5) { // yields each when it is there, and undefined before
   const from = reading.chars.length, found = []
   for (let draft = 0; draft < 4 * n && found.length < n; draft++) {
     for (const _ of write(reading, wishes, random)) {
@@ -164,11 +171,13 @@ function* nextLines(reading, wishes, random, n = 5) { // different ones; yields 
 
 // ---- Where a line comes from, if the poems are in the page.
 
-function folded(text) { return (text.toLowerCase().match(/\p{Script=Han}|(?:(?!\p{Script=Han})[\p{L}\p{M}\p{N}])+/gu) || []).join(' ') }
+function folded(text) { // its words in lower case
+  return (text.toLowerCase().match(/\p{Script=Han}|(?:(?!\p{Script=Han})[\p{L}\p{M}\p{N}])+/gu) || []).join(' ')
+}
 
 function sources(poems) { return {poems, all: poems.map(poem => ` ${folded(poem)} `).join('\n')} }
 
-function trace({poems, all}, text, shortest) { // sentences about the long stretches of `text` that stand in the poems, too
+function trace({poems, all}, text, shortest) { // sentences about the long stretches of `text` that stand in the poems
   const words = folded(text).split(' '), found = []
   for (let i = 0, end = 0; i < words.length; i = Math.max(i + 1, end)) {
     const stretch = () => ` ${words.slice(i, end).join(' ')} `
@@ -189,6 +198,8 @@ function trace({poems, all}, text, shortest) { // sentences about the long stret
 
 function desk() {
   const $ = id => document.getElementById(id), read = id => JSON.parse($(id).textContent)
+  const element = (kind, properties) => Object.assign(document.createElement(kind), properties)
+  const isBusy = () => document.body.classList.contains('busy')
   const facts = read('facts'), net = unpack(facts, $('weights').textContent), reading = new Reading(net), earlier = []
   const known = $('poems') && sources(read('poems'))
   let running = 0, begun = '', ended = null
@@ -202,7 +213,7 @@ function desk() {
     const text = $('text').value
     if (!$('shaded').checked || text !== reading.text) return $('mirror').replaceChildren(text + '\n')
     const level = i => [.5, .2, .1, .05, .01].filter(chance => Math.exp(-reading.surprise[i]) < chance).length
-    const spans = reading.chars.map((char, i) => Object.assign(document.createElement('span'), {className: 's' + level(i), textContent: char}))
+    const spans = reading.chars.map((char, i) => element('span', {className: 's' + level(i), textContent: char}))
     $('mirror').replaceChildren(...spans, '\n')
   }
   async function run(work, each = () => {}) { // in slices, so that the page stays awake; false where it was stopped
@@ -239,8 +250,9 @@ function desk() {
   }
   function strangers(text) { return [...new Set(text)].filter(char => !net.chars.includes(char)) }
   function wishes() {
-    const letters = [...$('letters').value].filter(char => /[\p{L}\p{N}]/u.test(char)).map(char => net.chars[nearest(net, char)])
-    return {temperature: +$('temperature').value, letters: letters.filter(char => char), words: $('words').value.split(/[,;\n]/)}
+    const letters = [...$('letters').value].filter(char => /[\p{L}\p{N}]/u.test(char))
+    const known = letters.map(char => net.chars[nearest(net, char)]).filter(char => char)
+    return {temperature: +$('temperature').value, letters: known, words: $('words').value.split(/[,;\n]/)}
   }
   function chance() { // from the number that stands there, or from a new one
     if (!$('keep').checked) $('number').value = 1 + Math.floor(Math.random() * 999999)
@@ -261,9 +273,14 @@ function desk() {
   function report(unknown) {
     const loss = reading.surprise.reduce((a, b) => a + b, 0) / (reading.chars.length || 1)
     const sentences = [`This is number ${$('number').value}, ${reading.chars.length} characters.`]
-    if ($('shaded').checked) sentences.push(`The network was as unsure as among ${Math.exp(loss).toFixed(1)} equally likely characters.`)
-    if (unknown.length) sentences.push(`It doesn't know ${unknown.join(' ')}, and reads the most similar sign, or none.`)
-    if (known) sentences.push(...trace(known, reading.text, facts.shortest), 'Nothing else of any length stands in its poems.')
+    const choices = `It was as unsure as among ${Math.exp(loss).toFixed(1)} equally likely characters.`
+    const strange = `The network doesn't know ${unknown.join(' ')}: it reads the most similar sign, or none.`
+    if ($('shaded').checked) sentences.push(choices)
+    if (unknown.length) sentences.push(strange)
+    const copied = known ? trace(known, reading.text, facts.shortest) : []
+    sentences.push(...copied)
+    const own = `No stretch of ${facts.shortest} characters stands in the poems that the network learned from.`
+    if (known && !copied.length) sentences.push(own)
     say(sentences.join(' '))
   }
   async function fiveLines() {
@@ -274,7 +291,8 @@ function desk() {
     const add = line => {
       if (line === undefined) return
       const stanza = /^\n*\n\n\S/.test((last && '\n') + line) && text.trim() ? '(new stanza) ' : ''
-      const button = Object.assign(document.createElement('button'), {textContent: line.trim() ? stanza + (line[0] === '\n' ? '' : last) + line.trim() : '(the poem ends here)'})
+      const whole = stanza + (line[0] === '\n' ? '' : last) + line.trim()
+      const button = element('button', {textContent: line.trim() ? whole : '(the poem ends here)', disabled: true})
       button.onclick = () => {
         remember()
         $('text').value = text + (line.trim() ? line : '')
@@ -283,45 +301,64 @@ function desk() {
       }
       const item = document.createElement('li')
       item.append(button)
-      button.disabled = true
       $('lines').append(item)
     }
-    await run(nextLines(reading, wishes(), random), add)
+    if (!await run(nextLines(reading, wishes(), random), add)) {
+      reading.back([...text].length)
+      return show()
+    }
     say(`${$('lines').children.length} lines to choose from.`)
     const first = $('lines').querySelector('button')
     if (first) first.focus({preventScroll: true})
   }
   function explain() { // what was expected in place of the character before the cursor
     const at = [...$('text').value.slice(0, $('text').selectionEnd)].length - 1
-    if (document.activeElement !== $('text') || !$('shaded').checked || at < 0 || document.body.classList.contains('busy') || $('text').value !== reading.text) return
-    const name = char => ({' ': 'space', '\n': 'line end'})[char] || char, percent = x => (100 * x).toFixed(x < .01 ? 1 : 0) + ' %'
+    const idle = document.activeElement !== $('text') || !$('shaded').checked || isBusy()
+    if (idle || at < 0 || $('text').value !== reading.text) return
+    const name = char => ({' ': 'space', '\n': 'line end'})[char] || char
+    const percent = x => (100 * x).toFixed(x < .01 ? 1 : 0) + ' %'
     const p = chances(reading.scores(at)), id = nearest(net, reading.chars[at])
     const others = [...p.keys()].sort((a, b) => p[b] - p[a]).filter(other => other !== id).slice(0, 3)
-    say(`${name(reading.chars[at])}: chance ${percent(p[id] || 0)}. Others: ${others.map(other => name(net.chars[other]) + ' ' + percent(p[other])).join(', ')}.`)
+    const chance = `${name(reading.chars[at])}: chance ${percent(p[id] || 0)}.`
+    say(`${chance} Others: ${others.map(other => `${name(net.chars[other])} ${percent(p[other])}`).join(', ')}.`)
   }
 
-  $('write').onclick = () => document.body.classList.contains('busy') ? stop() : writeOn($('text').value + ($('text').value && $('text').value === ended ? '\n\n' : ''))
+  $('write').onclick = () => {
+    const text = $('text').value, stanza = text && text === ended ? '\n\n' : '' // after the end, one more
+    return isBusy() ? stop() : writeOn(text + stanza)
+  }
   $('another').onclick = () => writeOn(begun)
   $('five').onclick = fiveLines
-  $('back').onclick = () => { $('lines').replaceChildren(); $('text').value = earlier.pop(); mirror(); busy(false); say('') }
+  $('back').onclick = () => {
+    $('lines').replaceChildren()
+    $('text').value = earlier.pop()
+    mirror()
+    busy(false)
+    say('')
+  }
   $('clear').onclick = () => { remember(); begun = $('text').value = ''; mirror(); busy(false); $('text').focus() }
   $('text').oninput = () => { begun = $('text').value; mirror() }
-  $('shaded').onchange = async () => { if (!document.body.classList.contains('busy')) await run(follow($('text').value)); mirror() }
+  $('shaded').onchange = async () => {
+    if (!isBusy()) await run(follow($('text').value))
+    mirror()
+  }
   $('number').oninput = () => { $('keep').checked = true }
   $('temperature').oninput = () => { $('degrees').textContent = $('temperature').value }
   $('copy').onclick = async () => {
-    try { await navigator.clipboard.writeText($('text').value) } catch { $('text').select(); document.execCommand('copy') }
+    $('text').select()
+    try { await navigator.clipboard.writeText($('text').value) } catch { document.execCommand('copy') }
     say('Copied.')
   }
   $('print').onclick = () => print()
   $('save').onclick = () => {
     const signed = `${$('text').value.trim()}\n\n(${$('who').textContent.trim().replace(/\s+/g, ' ')})\n`
-    const link = Object.assign(document.createElement('a'), {href: URL.createObjectURL(new Blob([signed], {type: 'text/plain'})), download: 'poem.txt'})
+    const href = URL.createObjectURL(new Blob([signed], {type: 'text/plain'}))
+    const link = element('a', {href, download: 'poem.txt'})
     link.click()
     setTimeout(() => URL.revokeObjectURL(link.href), 1000)
   }
   document.onselectionchange = explain
-  document.onkeydown = event => { if (event.key === 'Escape' && document.body.classList.contains('busy')) stop() }
+  document.onkeydown = event => { if (event.key === 'Escape' && isBusy()) stop() }
   writeOn('')
 }
 
