@@ -216,13 +216,13 @@ function desk() {
     const spans = reading.chars.map((char, i) => element('span', {className: 's' + level(i), textContent: char}))
     $('mirror').replaceChildren(...spans, '\n')
   }
-  async function run(work, each = () => {}) { // in slices, so that the page stays awake; false where it was stopped
+  async function run(work, each) { // in slices, so that the page stays awake, shown unless `each` is; false if stopped
     const mine = ++running
     busy(true)
     for (let part, since = performance.now(); !(part = work.next()).done;) {
-      each(part.value)
+      if (each) each(part.value)
       if (performance.now() - since < 12) continue
-      show()
+      if (!each) show()
       await new Promise(resolve => setTimeout(resolve))
       if (mine !== running) return false
       since = performance.now()
