@@ -33,7 +33,7 @@ def split_text(text:str, # any text of at least 20 characters
         if at > 0: return text[:at + len(end)], text[at + len(end):]
     return text[:cut], text[cut:]
 
-# %% ../nbs/workshop/preparing.ipynb #65ab53d3
+# %% ../nbs/workshop/preparing.ipynb #0ba1b36e
 def vocabulary(text:str, # any text
                min_count:int=1, # characters that are rarer are folded into `unknown`
                known:tuple|str=(), # characters to begin with, in this order
@@ -47,7 +47,7 @@ def vocabulary(text:str, # any text
     letters = {c for c in counts if c.isalpha()} or counts.keys()
     if len(frequent) < len(new):
         if letters.isdisjoint({*known, *frequent}):
-            raise ValueError(f'No letter of the text is left, as none comes {min_count} times: '
+            raise ValueError(f'No character comes {min_count} times, or none that is a letter: '
                              'choose a smaller min_count.')
         frequent.add(unknown)
     return Vocab((*known, *sorted(frequent)))
