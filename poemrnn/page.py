@@ -29,7 +29,7 @@ def quantize(rows:np.ndarray, # (n, columns) weights, a row for each unit
     scales = np.abs(rows).max(1).clip(1e-30) / most
     return np.rint(rows / scales[:, None]).astype(np.int8), scales.astype(np.float32)
 
-# %% ../nbs/07_page.ipynb #b37ddc01
+# %% ../nbs/07_page.ipynb #b41a9b93
 def matrices(net:CharRNN, # a trained network
             )->list: # of arrays: the embedding, if there is one; a matrix for each layer; the output
     "The weights of `net`, a unit in each row, the last column the bias."
@@ -64,7 +64,7 @@ def rounded(net:CharRNN, # a trained network
     quantized = [quantize(m, bits) for m in matrices(net)]
     return from_matrices(net, [scales[:, None] * weights for weights, scales in quantized])
 
-# %% ../nbs/07_page.ipynb #061df947
+# %% ../nbs/07_page.ipynb #5ba33e29
 def pack(net:CharRNN, # a trained network
         )->tuple: # facts, a dict; and the weights as a text
     "A network as a page holds it, with 8 bits for each weight."
@@ -141,7 +141,7 @@ def _json(data): return json.dumps(data).replace('<', '\\u003c')  # nothing in i
 def poems_given(with_poems, learned_from): # a door
     if with_poems and not learned_from: raise ValueError('To put poems into the page, say which: with --poems, or as learned_from.')
 
-# %% ../nbs/07_page.ipynb #e4cb6064
+# %% ../nbs/07_page.ipynb #b98fc6d8
 def page(net:CharRNN, # a trained network
          title:str='A poet in one page', # its heading
          learned_from:list=(), # the poems that it learned from; the page says how many
@@ -160,7 +160,7 @@ def page(net:CharRNN, # a trained network
         light=_colours(_light), dark=_colours(_dark),
         facts=_json(facts | dict(shortest=shortest)), poems=poems, weights=weights)
 
-# %% ../nbs/07_page.ipynb #df5b9a72
+# %% ../nbs/07_page.ipynb #b4358eaf
 def save_page(net:CharRNN, # a trained network
               path:str|Path, # the file to write, such as poems.html
               **more, # see `page`
