@@ -63,7 +63,7 @@ def learn(net:nn.Module, # learns in place: a `CharRNN`, or what stands for it
         if schedule: schedule.step()
         yield loss.item(), hidden
 
-# %% ../nbs/03_train.ipynb #61f380ef
+# %% ../nbs/03_train.ipynb #035b9930
 @torch.no_grad()
 def evaluate(net:CharRNN, # left in the mode, training or not, in which it comes
              data:np.ndarray, # (n,) encoded text, at least 2 characters
@@ -76,7 +76,7 @@ def evaluate(net:CharRNN, # left in the mode, training or not, in which it comes
     net.eval()
     for x, y in to_tensors(read_through(data, rows), net.fc.weight.device):
         loss, hidden = loss_on(net, x, y, hidden)
-        total += loss.item() * (y >= 0).sum().item()   # times the number of answers
+        total += loss.item() * (y >= 0).sum().item()   # -100 stands where a shorter row has ended
     net.train(was_training)
     return total / (len(data) - 1)
 
@@ -114,7 +114,7 @@ def examine(self:History,
         self.best = e
         self.best_weights = {k: v.to('cpu', copy=True) for k, v in self.net.state_dict().items()}
 
-# %% ../nbs/03_train.ipynb #1aa34a0b
+# %% ../nbs/03_train.ipynb #e1855a3f
 class Training:
     "A training under way: a network, where it stands in the text, and the `hooks` that are told how it goes."
     def __init__(self,
@@ -131,24 +131,25 @@ class Training:
         self.schedule = LambdaLR(self.opt, partial(rate, n_steps=self.n_steps))
     def batches(self):
         return get_batches(self.data, self.settings['batch_size'], self.settings['seq_length'])
-    def done(self): # epochs, the step included that is under way
-        return (len(self.history.running) + 1) * self.settings['epochs'] / self.n_steps
+    def left(self): # the windows of this epoch that aren't yet read
+        return to_tensors(islice(self.batches(), self.window, None), best_device())
+    def count(self, loss): # of one more window
+        self.window += 1
+        self.history.running.append(((len(self.history.running) + 1) * self.settings['epochs'] / self.n_steps, loss))
     def tell(self, moment):
         for hook in self.hooks: getattr(hook, moment, lambda training: None)(self)
 
-# %% ../nbs/03_train.ipynb #c1e280f2
+# %% ../nbs/03_train.ipynb #94299cab
 @patch
 def loop(self:Training)->None:
     "Learn until the last epoch ends, or until somebody says `enough`."
-    s, history = self.settings, self.history
+    s = self.settings
     while self.epoch < s['epochs'] and not self.enough:
-        left = to_tensors(islice(self.batches(), self.window, None), best_device())  # the windows not yet read
-        for loss, self.hidden in learn(self.model, left, self.opt, self.schedule, s['clip'], self.hidden):
-            self.window += 1                           # `self.hidden` is now the state after it
-            history.running.append((self.done(), loss))  # `done`: how many epochs so far
+        for loss, self.hidden in learn(self.model, self.left(), self.opt, self.schedule, s['clip'], self.hidden):
+            self.count(loss)                       # one window more; `self.hidden` is the state after it
             self.tell('after_step')
         self.epoch, self.window, self.hidden = self.epoch + 1, 0, None
-        history.examine(self.epoch)
+        self.history.examine(self.epoch)
         self.tell('after_epoch')
 
 # %% ../nbs/03_train.ipynb #aa16215a
