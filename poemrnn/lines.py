@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['forms', 'log_p', 'at', 'Line', 'drafts', 'worth', 'companion', 'tree', 'endings', 'Wish', 'last_word', 'cuts',
-           'candidates', 'different', 'next_lines', 'pattern', 'Poem', 'grown', 'write_form']
+           'candidates', 'different', 'next_lines', 'pattern', 'Poem', 'grown', 'write_form', 'ranked']
 
-# %% ../nbs/06_lines.ipynb #267970b7
+# %% ../nbs/06_lines.ipynb #00f285a1
 import copy, re
 from collections import Counter
 
@@ -16,7 +16,7 @@ from .doors import a_network, a_text, controls, typed, whole_number
 from .encoding import poem_end
 from .engine import begin, Engine
 from .model import CharRNN
-from .read import Sources, trace
+from .read import read_along, Sources, trace
 from .sample import chances, draw, sample, write_poem
 from .sounds import hearing, iambic, words
 
@@ -234,7 +234,11 @@ def candidates(net:CharRNN, # a trained network
     lines = [*free, *_closed(net, likely, wishes[0].final)]
     return [line for line in lines if wishes[line.root].kept(line)]
 
-# %% ../nbs/06_lines.ipynb #cb3bbf18
+# %% ../nbs/06_lines.ipynb #83a07b5f
+def _with_lines(net): # raise `TypeError` or `ValueError` at what can't write lines
+    a_network(net)
+    if '\n' not in net.char2int: raise ValueError('This network knows no line ends. Take one that learned from poems with lines.')
+
 def _possible(net, wish): # raise `ValueError` at a wish that can't be fulfilled, and say what could be
     begun, ear = words(wish.starts), wish.ear
     if bad := sorted(wish.without & set([*begun, *words(wish.ends_with or '')])):
@@ -277,7 +281,7 @@ def _explain(line, wish, before, sources): # `line.why`
     return line
 
 def _lines_of(net, so_far, per, temperature, seed, wishes): # what stands between `next_lines` and the search
-    a_network(net); a_text(so_far, 'next_lines'); controls(temperature, None, None)
+    _with_lines(net); a_text(so_far, 'next_lines'); controls(temperature, None, None)
     whole_number(0, seed=0 if seed is None else seed)
     known = companion(net)
     ends = [last_word(line) for line in so_far.split('\n')[-14:]]
@@ -407,9 +411,9 @@ def write_form(net:CharRNN, # a trained network
         poems = better
     return min(poems, key=lambda poem: poem.cost)
 
-# %% ../nbs/06_lines.ipynb #46602933
+# %% ../nbs/06_lines.ipynb #68ef61e0
 def _planned(net, form, title, acrostic, temperature, seed):
-    a_network(net); a_text(form, 'write_form'); a_text(title, 'write_form'); controls(temperature, None, None)
+    _with_lines(net); a_text(form, 'write_form'); a_text(title, 'write_form'); controls(temperature, None, None)
     whole_number(0, seed=0 if seed is None else seed)
     letters = ''.join(c for c in typed(acrostic) if c.isalnum())
     plan = pattern(form)
@@ -421,3 +425,19 @@ def _planned(net, form, title, acrostic, temperature, seed):
     title = typed(title).strip('\n') or (write_poem(net, size=60, seed=seed, temperature=.7).split('\n')[0])
     net.vocab.encode(title)
     return plan, np.random.default_rng(seed), letters, title
+
+# %% ../nbs/06_lines.ipynb #ab33e899
+def ranked(net:CharRNN, # a trained network
+           poems:list, # poems, each with its title, a blank line, its lines
+          )->list: # pairs of what a poem is worth (less is better), and the poem; the best first
+    "The poems, as `worth` ranks their lines."
+    found = []
+    for poem in poems:
+        surprise = read_along(net, poem + '\n', before=poem_end).surprise
+        start, prices = poem.find('\n') + 1, []
+        for text in poem[start:].split('\n'):
+            line = Line(text, surprise[start:start + len(text) + 1].sum(), None)
+            if text: prices.append(worth(line, poem[:start], companion(net).favourites))
+            start += len(text) + 1
+        found.append((np.mean(prices or [np.inf]), poem))
+    return sorted(found, key=lambda pair: pair[0])
