@@ -70,10 +70,13 @@ class Desk:
                                 without=wished['without'].replace(',', ' ').split(), about=wished['about'], seed=seed, sources=self.sources)
         return self.lines
 
-# %% ../nbs/workshop/desk.ipynb #9d0eef30
-_help = '''number: take this line    e 2: take line 2 with changes   text: a line of your own    . alone: end of the stanza
-?: five others            u: back one step              s name.txt: save a copy    q: stop
-rhymes moon   syllables 8   starts S   ends sea   without street, gone   about sea salt: wishes (the word alone: none)'''
+# %% ../nbs/workshop/desk.ipynb #2e1e6ee9
+_help = '''a number      takes this line            e 2    takes line 2 with changes
+text          a line of your own         .      alone: the stanza ends
+?             five others                u      back one step
+s name.txt    saves a copy               q      stops; the poem is kept anyway
+wishes: rhymes moon, syllables 8, starts S, ends sea, without street gone,
+        about sea salt; the word alone takes the wish back'''
 
 def _say(*what): print(*what, file=sys.stderr, flush=True)
 

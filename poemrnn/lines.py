@@ -6,7 +6,7 @@
 __all__ = ['forms', 'log_p', 'at', 'Line', 'drafts', 'worth', 'companion', 'tree', 'endings', 'Wish', 'last_word', 'cuts',
            'candidates', 'different', 'next_lines', 'pattern', 'Poem', 'grown', 'write_form', 'ranked']
 
-# %% ../nbs/06_lines.ipynb #00f285a1
+# %% ../nbs/06_lines.ipynb #59f1e02d
 import copy, re
 from collections import Counter
 
@@ -18,9 +18,9 @@ from .engine import begin, Engine
 from .model import CharRNN
 from .read import read_along, Sources, trace
 from .sample import chances, draw, sample, write_poem
-from .sounds import hearing, iambic, words
+from .sounds import hearing, words
 
-# %% ../nbs/06_lines.ipynb #2814abf6
+# %% ../nbs/06_lines.ipynb #97233bf0
 def log_p(scores): # (..., n_chars) -> the logarithms of the chances, at temperature 1
     s = np.float64(scores) - np.max(scores, -1, keepdims=True)
     return s - np.log(np.exp(s).sum(-1, keepdims=True))
@@ -45,11 +45,14 @@ class Line:
     def __init__(self, text, nats, place, root=0):
         self.text, self.nats, self.place, self.root, self.last = text, nats, place, root, 0.
         self.states, self.copied = [], None   # at each of its letters: how many there are before, nats before, place
+    def add(self, char, nats, place): # a letter, drawn in the state `place`
+        self.states.append((len(self.text), self.nats, place))
+        self.nats, self.text = self.nats + nats, self.text + char.strip('\n')
     @property
     def mean(self): return self.nats / (len(self.text) + 1)   # nats per character, with the line end
     def __repr__(self): return f'{self.text:50} {self.why}'
 
-# %% ../nbs/06_lines.ipynb #ed16606d
+# %% ../nbs/06_lines.ipynb #2266bab3
 def drafts(net:CharRNN, # a trained network
            roots:list, # `Line`s to begin with: empty ones, or their first letters
            per:int, # drafts of each
@@ -64,9 +67,7 @@ def drafts(net:CharRNN, # a trained network
         scores, log = _allowed(net, engine.scores, going, about), log_p(engine.scores)
         ids = draw(chances(scores, temperature), rng)
         for row, (line, i) in enumerate(zip(going, ids)):
-            line.states.append((len(line.text), line.nats, (engine, row)))
-            line.nats -= log[row, i]
-            line.text += net.int2char[i].strip('\n')
+            line.add(net.int2char[i], -log[row, i], (engine, row))
         on = np.flatnonzero(ids != net.char2int['\n'])
         if not len(on): break
         going, engine = [going[row] for row in on], at(engine, on)
@@ -103,7 +104,7 @@ def _read(net, lines, texts): # `lines` after some more letters, different ones 
             line.nats, line.text, line.place = line.nats - log[row, ids[row]], line.text + texts[n][k].strip('\n'), (engine, row)
     return lines
 
-# %% ../nbs/06_lines.ipynb #0f350bb5
+# %% ../nbs/06_lines.ipynb #56fd45ec
 def worth(line:Line, # a whole line
           before:str, # the poem so far
           favourites:set, # words that the network likes too well
@@ -116,22 +117,23 @@ def worth(line:Line, # a whole line
     worn = sum(word in favourites for word in said)
     wished = len(set(about) & set(words(line.text)))
     forced = max(0, line.last - 5)               # of the word that had to rhyme: nats beyond what is usual
-    return line.mean + .15 * again + .05 * worn + .04 * forced - .1 * wished
+    return line.mean + .15 * again + .08 * worn + .06 * forced - .1 * wished
 
-# %% ../nbs/06_lines.ipynb #63d17881
+# %% ../nbs/06_lines.ipynb #6578588a
 def companion(net:CharRNN, # a trained network
              ): # what is known of it: `ear`, `favourites`, `known`
     "What a network writes by itself: a few poems, once; kept as `net.companion`."
     if not hasattr(net, 'companion'):
-        verse = '\n'.join(write_poem(net, size=300, temperature=.8, seed=1, n=32))
+        verse = '\n'.join(write_poem(net, size=250, temperature=.8, seed=1, n=48))
         ear, count = hearing(verse), Counter(words(verse))
         class found: pass
         found.ear, found.known = ear, set(count)
-        found.favourites = {word for word, _ in Counter({w: n for w, n in count.items() if len(w) > 3}).most_common(40)}
+        often = [word for word, _ in count.most_common() if len(word) > 3]
+        found.favourites = set(often[20:120])  # the first twenty are those that every sentence needs
         object.__setattr__(net, 'companion', found)
     return net.companion
 
-# %% ../nbs/06_lines.ipynb #b5e4e298
+# %% ../nbs/06_lines.ipynb #8279a413
 def tree(choices, # words
         )->dict: # for each first letter the tree of what may follow; True under '' where a word may end
     "Words as paths from letter to letter."
@@ -142,7 +144,7 @@ def tree(choices, # words
         node[''] = True
     return root
 
-# %% ../nbs/06_lines.ipynb #2daa42dd
+# %% ../nbs/06_lines.ipynb #ab58790b
 def endings(net:CharRNN, # a trained network
             cuts:list, # pairs of a `Line` that has room for a word, and the tree of words
             width:int=128, # how many go on at each letter
@@ -152,23 +154,28 @@ def endings(net:CharRNN, # a trained network
     beam, found = [(cut, cut, node) for cut, node in cuts], []
     while beam:
         on = []
-        for (cut, line, node), log in zip(beam, log_p([line.place[0].scores[line.place[1]] for _, line, _ in beam])):
+        scores = [line.place[0].scores[line.place[1]] for _, line, _ in beam]
+        for (cut, line, node), log in zip(beam, log_p(scores)):
             if '' in node: found.append(line)
             for char, below in node.items():
-                if (i := net.char2int.get(char if line.text else char.upper())) is None: continue
-                if (nats := line.nats - log[i]) - cut.nats < floor: on.append((nats - cut.nats, len(on), cut, line, below, i))
+                i = net.char2int.get(char if line.text else char.upper())
+                cost = line.nats - cut.nats - log[i] if i is not None else floor    # of the word so far
+                if cost < floor: on.append((cost, cut, line, below, i))
         best = sorted(on, key=lambda step: step[0])[:width]
-        if not best: return found
-        engine = _joined([line.place for _, _, _, line, _, _ in best])
-        engine.step(np.array([i for *_, i in best]))
-        beam = []
-        for row, (cost, _, cut, line, below, i) in enumerate(best):
-            longer = Line(line.text + net.int2char[i], cut.nats + cost, (engine, row), cut.root)
-            longer.last = cost                               # nats of the word so far
-            beam.append((cut, longer, below))
+        beam = _stepped(net, best) if best else []
     return found
 
-# %% ../nbs/06_lines.ipynb #6a5663e5
+# %% ../nbs/06_lines.ipynb #ec24ecc7
+def _stepped(net, best): # the beam with a letter more
+    engine = _joined([line.place for _, _, line, _, _ in best])
+    engine.step(np.array([i for *_, i in best]))
+    beam = []
+    for row, (cost, cut, line, below, i) in enumerate(best):
+        longer = Line(line.text + net.int2char[i], cut.nats + cost, (engine, row), cut.root)
+        longer.last = cost                               # nats of the word so far
+        beam.append((cut, longer, below))
+    return beam
+
 def _closed(net, lines, final): # with the likeliest mark, and the line end; final: a full stop, or the like
     if not lines: return []
     marks = [net.char2int[c] for c in ('.!?。！？' if final else '\n,.;:!?，。；！？') if c in net.char2int] or [net.char2int['\n']]
@@ -199,24 +206,24 @@ class Wish:
 def last_word(text): # in lower case; None of None
     return (words(text) or [''])[-1] if text is not None else None
 
-# %% ../nbs/06_lines.ipynb #c03f8477
+# %% ../nbs/06_lines.ipynb #f7194249
 def cuts(line:Line, # a draft
          wish, # a `Wish`: `choices` (words that may end the line), `syllables`, `count`
         )->list: # pairs of a line that has room for a word, and the tree of words; of a line and None where it is full
     "Where a draft may be cut."
-    found, last = [], len(line.states)
-    for k, (n, nats, place) in enumerate(line.states):
-        begun, rest = line.text[:n], line.text[n:n + 1]
-        cut, count = Line(begun, nats, place, line.root), wish.count(begun)
-        missing = None if wish.syllables is None else wish.syllables - count
+    found = []
+    for n, nats, place in line.states:
+        cut, rest = Line(line.text[:n], nats, place, line.root), line.text[n:n + 1]
+        missing = None if wish.syllables is None else wish.syllables - wish.count(cut.text)
         if wish.choices is None:
-            if missing == 0 and begun[-1:].isalnum() and not (rest.isalpha() or rest == "'"): found.append((cut, None))
-        elif not begun or begun[-1] == ' ' or wish.ear.name == 'characters':
+            if missing == 0 and cut.text[-1:].isalnum() and not (rest.isalpha() or rest == "'"):
+                found.append((cut, None))
+        elif cut.text[-1:] in ' ' or wish.ear.name == 'characters':
             if missing in wish.trees: found.append((cut, wish.trees[missing]))
             elif missing is None and n > len(line.text) - 18: found.append((cut, wish.all))
     return found
 
-# %% ../nbs/06_lines.ipynb #f7562007
+# %% ../nbs/06_lines.ipynb #e3685c47
 def candidates(net:CharRNN, # a trained network
                roots:list, # `Line`s to begin with
                wishes:list, # a `Wish` for each of them
@@ -225,13 +232,15 @@ def candidates(net:CharRNN, # a trained network
                rng:np.random.Generator, # where chance comes from
               )->list: # `Line`s
     "Lines that keep the wishes, as many as are found."
-    written = drafts(net, roots, per, temperature, rng, wishes[0].about)
-    free = [line for line in written if wishes[line.root].choices is None and wishes[line.root].syllables is None]
-    places = {(cut.root, cut.text): (cut, words) for line in written if line not in free for cut, words in cuts(line, wishes[line.root])}
+    free, places = [], {}
+    for line in drafts(net, roots, per, temperature, rng, wishes[0].about):
+        wish = wishes[line.root]
+        if wish.choices is None and wish.syllables is None: free.append(line)
+        else: places |= {(cut.root, cut.text): (cut, words) for cut, words in cuts(line, wish)}
     full = [cut for cut, words in places.values() if words is None]
     full += endings(net, [place for place in places.values() if place[1]])
-    likely = sorted(full, key=lambda line: line.mean)[:12 * len(roots) + 24]
-    lines = [*free, *_closed(net, likely, wishes[0].final)]
+    full = sorted(full, key=lambda line: line.mean)[:12 * len(roots) + 24]
+    lines = free + _closed(net, full, wishes[0].final)
     return [line for line in lines if wishes[line.root].kept(line)]
 
 # %% ../nbs/06_lines.ipynb #83a07b5f
@@ -295,19 +304,20 @@ def _lines_of(net, so_far, per, temperature, seed, wishes): # what stands betwee
     if not lines: raise _none_found(wish, drafts(net, [root], 8, temperature, rng))
     return wish, lines
 
-# %% ../nbs/06_lines.ipynb #bc953d54
+# %% ../nbs/06_lines.ipynb #a957d96e
 def different(lines:list, # `Line`s, the best first
               n:int, # how many to keep
              )->list: # `n` of them, or fewer
     "The best of `lines` that share neither their last word nor half of their words."
     kept = []
-    for line in lines:
-        said = set(words(line.text))
-        others = [words(other.text) for other in kept]
-        if not any(o[-1] == words(line.text)[-1] or 2 * len(said & set(o)) > len(said) for o in others): kept.append(line)
-    return kept[:n]
+    for strict in True, False:      # where there are too few, the same end is allowed; the same line isn't
+        for line in lines:
+            said, others = words(line.text), [words(other.text) for other in kept]
+            def alike(o): return o == said or strict and (o[-1] == said[-1] or 2 * len(set(said) & set(o)) > len(set(said)))
+            if len(kept) < n and not any(map(alike, others)): kept.append(line)
+    return kept
 
-# %% ../nbs/06_lines.ipynb #7c7c0c24
+# %% ../nbs/06_lines.ipynb #72d2ae98
 def next_lines(net:CharRNN, # a trained network
                so_far:str, # the poem so far: its title, a blank line, its lines
                n:int=5, # lines to choose from
@@ -322,14 +332,13 @@ def next_lines(net:CharRNN, # a trained network
                sources:Sources|None=None, # poems from which nothing shall be copied; None: not looked up
               )->list: # `Line`s, the best first; `line.text`, and `line.why` with what speaks for it
     "Lines that may come next. Raises `ValueError` at a wish that can't be fulfilled."
-    wishes = dict(starts=starts, ends_with=ends_with, rhymes=rhymes, syllables=syllables, without=without, about=about)
+    wishes = dict(starts=starts, ends_with=ends_with, rhymes=rhymes, syllables=syllables,
+                  without=without, about=about)
     wish, lines = _lines_of(net, so_far, 32, temperature, seed, wishes)
     lines.sort(key=lambda line: worth(line, so_far, companion(net).favourites, wish.about))
-    best = different(lines, n)
-    if len(best) < n: best += different([line for line in lines if line not in best and all(line.text != b.text for b in best)], n - len(best))
-    return [_explain(line, wish, so_far, sources) for line in best]
+    return [_explain(line, wish, so_far, sources) for line in different(lines, n)]
 
-# %% ../nbs/06_lines.ipynb #54213fa1
+# %% ../nbs/06_lines.ipynb #8efef576
 forms = {'couplets': 'aa bb cc 8', 'common metre': 'xaxa xbxb 8.6', 'haiku': 'xxx 5.7.5', 'sonnet': 'abab cdcd efef gg 10'}
 
 def pattern(form:str, # one of `forms`, or a pattern: stanzas of letters (x for no rhyme), syllables, such as 'abab 8.6'
@@ -342,7 +351,7 @@ def pattern(form:str, # one of `forms`, or a pattern: stanzas of letters (x for 
         raise ValueError(f"{form!r} is no form. There are {', '.join(forms)}; or write one, such as 'abab cdcd 8.6'.")
     return [(letter, counts[k % len(counts)], k == len(stanza) - 1) for stanza in stanzas for k, letter in enumerate(stanza)]
 
-# %% ../nbs/06_lines.ipynb #387a009c
+# %% ../nbs/06_lines.ipynb #4b130da2
 class Poem:
     "A poem in the making. `str(poem)` is its text, `poem.why` says of each line why it was taken."
     def __init__(self, text, place, cost=0., lines=(), ends=None): self.text, self.place, self.cost, self.lines, self.ends = text, place, cost, lines, ends or {}
@@ -357,16 +366,21 @@ def _wishes_for(poem, net, k, plan, acrostic, shared): # of line `k`
     return Wish(known.ear, known.known, acrostic[k:k+1].upper(), rhymes=poem.ends.get(letter), syllables=syllables,
                 final=k == len(plan) - 1, taken=ends, **shared)
 
-def _rhymable(line, wish, known, later): # may another line rhyme with it?
-    return not later or len(wish.ear.rhyming(last_word(line.text), known)) >= 12
+def _price(net, line, poems, wishes):
+    return worth(line, poems[line.root].text, companion(net).favourites, wishes[line.root].about)
 
-def _taken(net, poem, line, wish, letter, gap, price): # the poem with a line more
+def _rhymable(line, wish, net, plan, k): # may another line rhyme with it, where one is to?
+    later = plan[k][0] != 'x' and plan[k][0] in [letter for letter, *_ in plan[k + 1:]]
+    return not later or len(wish.ear.rhyming(last_word(line.text), companion(net).known)) >= 6
+
+def _taken(net, poem, line, wish, planned): # the poem with a line more
+    letter, _, gap = planned
     text = line.text + '\n' * (1 + gap)
     place = _read(net, [Line('', 0., poem.place)], [text])[0].place
     ends = poem.ends | ({} if letter == 'x' else {letter: last_word(line.text)})
-    return Poem(poem.text + text, place, poem.cost + price, (*poem.lines, _explain(line, wish, poem.text, None)), ends)
+    return Poem(poem.text + text, place, line.total, (*poem.lines, _explain(line, wish, poem.text, None)), ends)
 
-# %% ../nbs/06_lines.ipynb #9ca41a46
+# %% ../nbs/06_lines.ipynb #792794a8
 def grown(net:CharRNN, # a trained network
           poems:list, # `Poem`s so far
           k:int, # the number of the line to write
@@ -377,19 +391,17 @@ def grown(net:CharRNN, # a trained network
          )->list: # the best `width` of the poems with a line more; empty where none could be found
     "One step of the search."
     temperature, rng, acrostic, shared = how
-    letter, _, gap = plan[k]
-    later, known = letter != 'x' and letter in [p[0] for p in plan[k + 1:]], companion(net)
     wishes = [_wishes_for(poem, net, k, plan, acrostic, shared) for poem in poems]
     roots = _read(net, [Line('', 0., p.place, i) for i, p in enumerate(poems)], [w.starts for w in wishes])
-    lines = candidates(net, roots, wishes, max(1, per // len(poems)), temperature, rng)
-    priced = [(poems[line.root].cost + (price := worth(line, poems[line.root].text, known.favourites, wishes[0].about)), price, line)
-              for line in lines if _rhymable(line, wishes[line.root], known.known, later)]
-    best = []
-    for cost, price, line in sorted(priced, key=lambda p: p[0]):
-        if [b[1].root for b in best].count(line.root) < max(2, width // len(poems)): best.append((price, line))
-    return [_taken(net, poems[line.root], line, wishes[line.root], letter, gap, price) for price, line in best[:width]]
+    lines, best = candidates(net, roots, wishes, max(1, per // len(poems)), temperature, rng), []
+    for line in lines: line.total = poems[line.root].cost + _price(net, line, poems, wishes)
+    for line in sorted(lines, key=lambda line: line.total):
+        brothers = [other.root for other in best].count(line.root)
+        good = brothers < max(2, width // len(poems)) and _rhymable(line, wishes[line.root], net, plan, k)
+        if good: best.append(line)
+    return [_taken(net, poems[line.root], line, wishes[line.root], plan[k]) for line in best[:width]]
 
-# %% ../nbs/06_lines.ipynb #598bd5b7
+# %% ../nbs/06_lines.ipynb #7c5b064f
 def write_form(net:CharRNN, # a trained network
                form:str='xaxa 8.6', # one of `forms`, or a pattern such as 'abab cdcd 8.6'
                title:str='', # if left out, the network finds one
@@ -426,7 +438,7 @@ def _planned(net, form, title, acrostic, temperature, seed):
     net.vocab.encode(title)
     return plan, np.random.default_rng(seed), letters, title
 
-# %% ../nbs/06_lines.ipynb #ab33e899
+# %% ../nbs/06_lines.ipynb #341029d7
 def ranked(net:CharRNN, # a trained network
            poems:list, # poems, each with its title, a blank line, its lines
           )->list: # pairs of what a poem is worth (less is better), and the poem; the best first
