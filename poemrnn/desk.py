@@ -131,7 +131,7 @@ def converse(desk:Desk, # see above
     if desk.poem.strip(): _say(f'(the poem is in {desk.path})')
     return desk.poem
 
-# %% ../nbs/workshop/desk.ipynb #2540a1d1
+# %% ../nbs/workshop/desk.ipynb #22225836
 def panel(net, # a trained `CharRNN`
           path:str|Path='poem.txt', # see `Desk`
           title:str='', # of a new poem
@@ -152,7 +152,7 @@ def panel(net, # a trained `CharRNN`
     def show(text=''):
         from html import escape
         shown['now'] = True
-        poem.value, said.value = desk.poem, escape(text)
+        poem.value, said.value = desk.poem, '<br>'.join(map(escape, text.split('\n')))
         shown['now'] = False
         for button, line in zip(choices, [*desk.lines, *[None] * 5]):
             button.description, button.tooltip = (line.text, line.why) if line else ('', '')
@@ -160,7 +160,7 @@ def panel(net, # a trained `CharRNN`
     shown = dict(now=False)
     def offer(_=None):
         for k, field in fields.items(): desk.wishes[k] = field.value
-        try: desk.ask(); show(f'kept in {desk.path}. Rest the mouse on a line: what speaks for it.')
+        try: desk.ask(); show('\n'.join(f'{k}. {line.why}' for k, line in enumerate(desk.lines, 1)))
         except (ValueError, OSError) as e: desk.lines = []; show(str(e))
     def take(button): desk.write(button.description); offer()
     def write_own(change):
