@@ -54,7 +54,7 @@ def _json(text, name): # the rows in a text that holds one value, or several
     except (RecursionError, TypeError):
         raise ValueError(f"'{name}' must hold a list of poems: strings, or objects with a text.") from None
 
-# %% ../nbs/workshop/tables.ipynb #1ad49be1
+# %% ../nbs/workshop/tables.ipynb #e00a640e
 def _csv(text, name): # rows of cells
     csv.field_size_limit(10**9)
     text = re.sub(r'\Asep=.[\r\n]+', '', text.lstrip('\ufeff').replace('\\"', '""'))
@@ -69,7 +69,8 @@ def _csv(text, name): # rows of cells
     if alike(mark) == 0 or not names and alike(mark) < len(tables[mark]) / 2: mark = '\x1f'
     rows, end = tables[mark][:-1], tables[mark][-1]
     if end != ['\0']:
-        raise ValueError(f"'{name}' is not a whole table. Is a quotation mark missing? Mend it.")
+        raise ValueError(f"'{name}' is not a whole table. Is a quotation mark missing? Mend it, or save it "
+                         'anew.')
     width = len(rows[0])
     for n, row in enumerate(rows):
         too_many = any(row[width:])
