@@ -18,7 +18,7 @@ from .parting import part, titled
 from .tables import excel, poems_in, table
 from .texts import clean, decode, kind, unframe, unpack
 
-# %% ../nbs/workshop/files.ipynb #e2d8b255
+# %% ../nbs/workshop/files.ipynb #33550a29
 _texts = '.txt', '.text', '.md', '.markdown', ''
 _tables = '.csv', '.tsv', '.psv', '.json', '.jsonl', '.ndjson', '.xlsx'
 _no_poems = re.compile(r'(read.?me|licen[cs]e|copying|notice|contributing|changelog|credits|requirements)\b',
@@ -62,8 +62,8 @@ def _find(src): # where it is
     if re.match('https?:|www', name):
         raise FileNotFoundError(f"'{name}' is an address, and nothing is fetched from there. "
                                 'Save it with a browser, and give the name of the file.')
-    raise FileNotFoundError(f'There is no file or folder {name!r}. Check the spelling, or give the whole path. '
-                            f"Collections that have a name: {', '.join(corpora)}.")
+    raise FileNotFoundError(f'There is no file or folder {name!r}. Check the spelling, or give the whole '
+                            f"path. Collections that have a name: {', '.join(corpora)}.")
 
 def _contents(src, recursive): # (name, bytes) of each file to be read, and what to say where it is a folder
     path = None if str(src) == '-' else _find(src)
@@ -74,7 +74,7 @@ def _contents(src, recursive): # (name, bytes) of each file to be read, and what
     try: return _choose(zipfile.Path(io.BytesIO(raw)), src, True)
     except zipfile.BadZipFile: raise ValueError(f"'{src}' is not a whole .zip file. Get it again.") from None
 
-# %% ../nbs/workshop/files.ipynb #345d774f
+# %% ../nbs/workshop/files.ipynb #0bf4d4ab
 class Story(str):
     "A text that a notebook shows as it is."
     def __repr__(self): return str(self)
@@ -132,18 +132,19 @@ class Poems(list):
         number += ', which are left out' * ('parted by the numbers' in number)
         said = [('poems', number + ' (--separator)' * bool(self.parted)), *self.said,
                 *(('look out', doubt) for doubt in _doubts(self, self.parted)),
-                ('length', f'shortest {lengths[0]:,}, median {middle:,.0f}, longest {lengths[-1]:,} characters'),
+                ('length', f'shortest {lengths[0]:,}, median {middle:,.0f}, '
+                           f'longest {lengths[-1]:,} characters'),
                 *zip(begins, shown), *[('', '...')] * (len(shown) > 12),
                 *[('it ends', shown[-1])] * (one and len(shown) > 12)]
         return Story('\n'.join(f'{about:11} {what}'.rstrip() for about, what in said))
 
-# %% ../nbs/workshop/files.ipynb #40803c36
+# %% ../nbs/workshop/files.ipynb #a03be967
 class _Empty(ValueError):
     def __init__(self, name):
         super().__init__(f"'{name}' is empty: there is no text in it. "
                          'Put some poems in, or give another file.')
 
-def _look(name, raw, encoding): # the columns of a file, or None; its clean text; the title above it; what to say
+def _look(name, raw, encoding): # the columns of a table, or None; a clean text; its title; what to say
     raw = unpack(raw, name)
     if raw[:2] == b'PK': return excel(raw, name), '', '', []
     text, used = decode(raw, name, encoding)

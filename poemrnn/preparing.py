@@ -96,12 +96,12 @@ def seen_before(train_text:str, # what is learned from
     known = set(lines(train_text))
     return sum(len(line) for line in lines(val_text) if line in known) / max(1, len(val_text))
 
-# %% ../nbs/workshop/preparing.ipynb #f6750f9f
+# %% ../nbs/workshop/preparing.ipynb #f8a3295c
 def two_parts(net, # a `CharRNN`
               data, # (n,) encoded text, or a pair of such: to learn from, and held out
               val_frac:float, # share to hold out of one text
              )->tuple: # the pair, as arrays
-    "Training and held-out part of `data`. Raises `TypeError` or `ValueError` where it isn't what `net` can read."
+    "Both parts of `data`. Raises `TypeError` or `ValueError` where it isn't what `net` can read."
     if any(isinstance(part, str) for part in (data if isinstance(data, (tuple, list)) else [data])):
         raise TypeError('train takes numbers, not text: encode it with net.vocab.encode.')
     if not (isinstance(data, (tuple, list)) and len(data) == 2):

@@ -54,7 +54,7 @@ def _json(text, name): # the rows in a text that holds one value, or several
     except (RecursionError, TypeError):
         raise ValueError(f"'{name}' must hold a list of poems: strings, or objects with a text.") from None
 
-# %% ../nbs/workshop/tables.ipynb #e125f46c
+# %% ../nbs/workshop/tables.ipynb #e00a640e
 def _csv(text, name): # rows of cells
     csv.field_size_limit(10**9)
     text = re.sub(r'\Asep=.[\r\n]+', '', text.lstrip('\ufeff').replace('\\"', '""'))
@@ -69,7 +69,8 @@ def _csv(text, name): # rows of cells
     if alike(mark) == 0 or not names and alike(mark) < len(tables[mark]) / 2: mark = '\x1f'
     rows, end = tables[mark][:-1], tables[mark][-1]
     if end != ['\0']:
-        raise ValueError(f"'{name}' is not a whole table. Is a quotation mark missing? Mend it, or save it anew.")
+        raise ValueError(f"'{name}' is not a whole table. Is a quotation mark missing? Mend it, or save it "
+                         'anew.')
     width = len(rows[0])
     for n, row in enumerate(rows):
         too_many = any(row[width:])
@@ -91,14 +92,15 @@ def excel(raw:bytes, # an .xlsx file
         raise ValueError(f"'{name}' is not a whole Excel table ({e}). Save it as .csv.") from None
     return _named(rows)
 
-# %% ../nbs/workshop/tables.ipynb #6e89ddd4
+# %% ../nbs/workshop/tables.ipynb #745b8218
 _body = re.compile(r'poem|poes[iy]|po[eè]m|lyric|vers|text|content|body|paragraph|\blines?$|haiku|limerick|'
                    r'sonnet|stanza|gedicht|стих|текст|诗|詩|内容|內容|本文', re.I)
-_title = re.compile(r'title|tit[eo]l|titre|t[ií]tulo|(\b|_)name$|\b(naam|nom|nome)$|song|heading|rhythmic|题|題|назв',
-                    re.I)
+_title = re.compile(r'title|tit[eo]l|titre|t[ií]tulo|(\b|_)name$|\b(naam|nom|nome)$|song|heading|rhythmic|'
+                    r'题|題|назв', re.I)
 _person = r'aut[ho]+r|artist|poet\b|poet.?name|dichter|poeta|user|file|album|book|collection|作者|автор'
 _aside = re.compile(_person + r'|id$|url|link|href|note|comment|essay|about|bio|summ|translat|date|year|tag|'
-                    r'genre|label|source|context|prompt|count|length|num|lang|syllab|image|class|title|name', re.I)
+                    r'genre|label|source|context|prompt|count|length|num|lang|syllab|image|class|title|name',
+                    re.I)
 _group = re.compile(r'(^|_|\b)(gid|id|title|poem|song)$|poem.?(id|no|n)', re.I) # what its lines share
 
 def _cell(v): # as text; a list has lines, a list of lists stanzas
@@ -136,12 +138,13 @@ def table(text:str, # what a file holds
     known = len(names) > 1 and _record & {*names} and max(len(n.split()) for n in names) < 4
     if known and '\n' in text.strip() or ending in ('.csv', '.tsv', '.psv'): return _named(_csv(text, name))
 
-# %% ../nbs/workshop/tables.ipynb #4fbb5628
+# %% ../nbs/workshop/tables.ipynb #20253190
 def _looks(name, texts): # like poems? The higher, the more
     lines = [line for t in texts for line in t.split('\n') if line.strip()]
     aside = bool(_aside.search(name))
     named = 2 * (bool(_body.search(name)) and not aside) - 2 * aside
-    if not re.search(r'[^\W\d_]', ''.join(lines)) or lines[0].startswith('http'): return 0 if named > 0 else -9
+    no_verse = not re.search(r'[^\W\d_]', ''.join(lines)) or re.match('https?:', lines[0])
+    if no_verse: return 0 if named > 0 else -9
     length = sum(map(len, lines)) / len(lines)
     return named + 3 * (len(lines) > 1.5 * len(texts) and length < 80) - (length > 150)
 

@@ -18,11 +18,12 @@ def clean(text:str, # any text
     lines = (text.replace('\ufeff', '') + '.').splitlines()  # the dot guards the last line
     return unicodedata.normalize('NFC', '\n'.join(map(str.rstrip, lines))[:-1])
 
-# %% ../nbs/workshop/texts.ipynb #74227f6a
+# %% ../nbs/workshop/texts.ipynb #048362d0
 _packings = {'gzip': b'\x1f\x8b', 'bz2': b'BZh', 'lzma': b'\xfd7zXZ'} # and the bytes that they begin with
 _formats = {'a PDF': b'%PDF', 'rich text (RTF)': b'{\\rtf', 'a database': b'SQLite', 'Parquet': b'PAR1',
-            'an old Office file (.doc, .xls)': b'\xd0\xcf\x11\xe0', 'a Word document (.docx)': b'word/', 'an e-book (.epub)': b'epub',
-            'an OpenDocument file (.odt)': b'opendocument', 'a picture': b'\x89PNG', 'a photo': b'\xff\xd8\xff',
+            'an old Office file (.doc, .xls)': b'\xd0\xcf\x11\xe0', 'a Word document (.docx)': b'word/',
+            'an e-book (.epub)': b'epub', 'an OpenDocument file (.odt)': b'opendocument',
+            'a picture': b'\x89PNG', 'a photo': b'\xff\xd8\xff',
             'a trained network (give it as --net or --init)': b'/data.pkl'}
 
 def kind(name:str, # a file
