@@ -243,7 +243,7 @@ def candidates(net:CharRNN, # a trained network
     lines = free + _closed(net, full, wishes[0].final)
     return [line for line in lines if wishes[line.root].kept(line)]
 
-# %% ../nbs/06_lines.ipynb #83a07b5f
+# %% ../nbs/06_lines.ipynb #9d3f1b3f
 def _with_lines(net): # raise `TypeError` or `ValueError` at what can't write lines
     a_network(net)
     if '\n' not in net.char2int: raise ValueError('This network knows no line ends. Take one that learned from poems with lines.')
@@ -282,12 +282,14 @@ def _explain(line, wish, before, sources): # `line.why`
     facts += [f'has {word}' for word in wish.about if word in said]
     again = [w for w in dict.fromkeys(said) if len(w) > 3 and w in words(' '.join(before.split('\n')[-9:]))]
     if again: facts.append('says again: ' + ', '.join(again))
-    if sources is not None:
-        from_where = trace(line.text, sources).found
-        line.copied = f'{from_where[0][2]}: {from_where[0][4].strip()}' if from_where else ''
-        facts.append(f'as in "{line.copied}"' if from_where else 'not copied')
     line.why = ', '.join(facts)
+    if sources is not None: _marked(line, sources)
     return line
+
+def _marked(line, sources): # say in `line.why` whether it is copied
+    found = trace(line.text, sources).found
+    line.copied = f'"{found[0][2]}": {found[0][4].strip()}' if found else ''
+    line.why += f', as in {line.copied}' if found else ', not copied'
 
 def _lines_of(net, so_far, per, temperature, seed, wishes): # what stands between `next_lines` and the search
     _with_lines(net); a_text(so_far, 'next_lines'); controls(temperature, None, None)
@@ -401,7 +403,7 @@ def grown(net:CharRNN, # a trained network
         if good: best.append(line)
     return [_taken(net, poems[line.root], line, wishes[line.root], plan[k]) for line in best[:width]]
 
-# %% ../nbs/06_lines.ipynb #7c5b064f
+# %% ../nbs/06_lines.ipynb #2a4780b4
 def write_form(net:CharRNN, # a trained network
                form:str='xaxa 8.6', # one of `forms`, or a pattern such as 'abab cdcd 8.6'
                title:str='', # if left out, the network finds one
@@ -411,6 +413,7 @@ def write_form(net:CharRNN, # a trained network
                temperature:float=.75, # see `next_lines`
                seed:int|None=None, # the same one gives the same poem
                width:int=4, # poems to go on with at each line
+               sources:Sources|None=None, # see `next_lines`
               )->Poem: # print it; `.why` says why each line was taken
     "A poem in a form. Raises `ValueError` where there is none, or no line that keeps it."
     plan, rng, acrostic, title = _planned(net, form, title, acrostic, temperature, seed)
@@ -421,7 +424,9 @@ def write_form(net:CharRNN, # a trained network
             if better := grown(net, poems, k, plan, per, width, (temperature, rng, acrostic, shared)): break
         else: raise ValueError(f'No line {k + 1} was found that keeps the form. Try another seed, or wish for less.')
         poems = better
-    return min(poems, key=lambda poem: poem.cost)
+    best = min(poems, key=lambda poem: poem.cost)
+    for line in best.lines if sources is not None else (): _marked(line, sources)
+    return best
 
 # %% ../nbs/06_lines.ipynb #68ef61e0
 def _planned(net, form, title, acrostic, temperature, seed):
