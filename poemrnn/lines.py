@@ -144,11 +144,11 @@ def tree(choices, # words
         node[''] = True
     return root
 
-# %% ../nbs/06_lines.ipynb #ab58790b
+# %% ../nbs/06_lines.ipynb #c2beb0ad
 def endings(net:CharRNN, # a trained network
             cuts:list, # pairs of a `Line` that has room for a word, and the tree of words
             width:int=128, # how many go on at each letter
-            floor:float=9, # most nats that a word may cost
+            limit:float=9, # most nats that a word may cost
            )->list: # `Line`s with a word more
     "The likeliest of the words that fit, after each of the cuts."
     beam, found = [(cut, cut, node) for cut, node in cuts], []
@@ -159,8 +159,8 @@ def endings(net:CharRNN, # a trained network
             if '' in node: found.append(line)
             for char, below in node.items():
                 i = net.char2int.get(char if line.text else char.upper())
-                cost = line.nats - cut.nats - log[i] if i is not None else floor    # of the word so far
-                if cost < floor: on.append((cost, cut, line, below, i))
+                cost = line.nats - cut.nats - log[i] if i is not None else limit    # of the word so far
+                if cost < limit: on.append((cost, cut, line, below, i))
         best = sorted(on, key=lambda step: step[0])[:width]
         beam = _stepped(net, best) if best else []
     return found
