@@ -231,7 +231,7 @@ def poemrnn_read(
         print(in_terminal(reading, colour=bool(sys.stdout and sys.stdout.isatty()) and 'NO_COLOR' not in os.environ))
         if save is not None: print(f'\n(the page is in {save})', file=sys.stderr)
 
-# %% ../nbs/workshop/commands.ipynb #c8f87a70
+# %% ../nbs/workshop/commands.ipynb #33374a58
 @call_parse
 def poemrnn_write(
     path:Param('file in which the poem is kept at every step; what is there is gone on with', str, opt=False, nargs='?')='poem.txt',
@@ -252,7 +252,7 @@ def poemrnn_write(
         sources = _sources(trace, name) if trace is not None else None
         if form is None: print(converse(Desk(poet, path, title, seed, sources)))
         else:
-            poem = write_form(poet, 'common metre' if form == 'common' else form, title, acrostic=acrostic, about=about, without=without, seed=seed)
+            poem = write_form(poet, 'common metre' if form == 'common' else form, title, acrostic=acrostic, about=about, without=without, seed=seed, sources=sources)
             print(poem)
             print('', poem.why, sep='\n', file=sys.stderr)
 
