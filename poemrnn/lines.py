@@ -104,7 +104,7 @@ def _read(net, lines, texts): # `lines` after some more letters, different ones 
             line.nats, line.text, line.place = line.nats - log[row, ids[row]], line.text + texts[n][k].strip('\n'), (engine, row)
     return lines
 
-# %% ../nbs/06_lines.ipynb #56fd45ec
+# %% ../nbs/06_lines.ipynb #e65ebadd
 def worth(line:Line, # a whole line
           before:str, # the poem so far
           favourites:set, # words that the network likes too well
@@ -116,7 +116,7 @@ def worth(line:Line, # a whole line
     again = sum(word in lately or said.count(word) > 1 for word in said if word not in about)
     worn = sum(word in favourites for word in said)
     wished = len(set(about) & set(words(line.text)))
-    forced = max(0, line.last - 5)               # of the word that had to rhyme: nats beyond what is usual
+    forced = max(0, line.last - 5)               # of a word that had to rhyme (see below): nats beyond the usual
     return line.mean + .15 * again + .08 * worn + .06 * forced - .1 * wished
 
 # %% ../nbs/06_lines.ipynb #6578588a
@@ -223,7 +223,7 @@ def cuts(line:Line, # a draft
             elif missing is None and n > len(line.text) - 18: found.append((cut, wish.all))
     return found
 
-# %% ../nbs/06_lines.ipynb #e3685c47
+# %% ../nbs/06_lines.ipynb #ab675d7a
 def candidates(net:CharRNN, # a trained network
                roots:list, # `Line`s to begin with
                wishes:list, # a `Wish` for each of them
