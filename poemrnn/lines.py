@@ -340,16 +340,17 @@ def next_lines(net:CharRNN, # a trained network
     lines.sort(key=lambda line: worth(line, so_far, companion(net).favourites, wish.about))
     return [_explain(line, wish, so_far, sources) for line in different(lines, n)]
 
-# %% ../nbs/06_lines.ipynb #8efef576
+# %% ../nbs/06_lines.ipynb #691243a8
 forms = {'couplets': 'aa bb cc 8', 'common metre': 'xaxa xbxb 8.6', 'haiku': 'xxx 5.7.5', 'sonnet': 'abab cdcd efef gg 10'}
 
 def pattern(form:str, # one of `forms`, or a pattern: stanzas of letters (x for no rhyme), syllables, such as 'abab 8.6'
            )->list: # for each line its letter ('' before a new stanza's is a pair) and its syllables
     "The lines of a form. Raises `ValueError` at what is none."
-    *stanzas, last = forms.get(form, form).split()
+    *stanzas, last = forms.get(form, form).split() or ['']
     counts = [int(n) for n in last.split('.')] if re.fullmatch(r'\d+(\.\d+)*', last) else [None]
     stanzas += [last] * (counts == [None])
-    if not stanzas or not all(s.isalpha() for s in stanzas) or 0 in counts:
+    letters = ''.join(dict.fromkeys(''.join(stanzas).replace('x', '')))  # a, b, c: a word such as `sonet` is none
+    if not ''.join(stanzas) or letters != 'abcdefghijklmnopqrstuvw'[:len(letters)] or 0 in counts:
         raise ValueError(f"{form!r} is no form. There are {', '.join(forms)}; or write one, such as 'abab cdcd 8.6'.")
     return [(letter, counts[k % len(counts)], k == len(stanza) - 1) for stanza in stanzas for k, letter in enumerate(stanza)]
 
