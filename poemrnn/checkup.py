@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['settings_for', 'extended', 'head_start', 'checkup', 'scoreboard']
 
-# %% ../nbs/workshop/checkup.ipynb #e1943fb3
+# %% ../nbs/workshop/checkup.ipynb #a69ff5e1
 import math, time
 
 import numpy as np
@@ -17,7 +17,7 @@ from .doors import positive, settings_known, share, whole_number
 from .engine import best_device, InBf16, quickest
 from .keeping import pretrained
 from .model import CharRNN
-from .preparing import encoded, prepare, two_texts
+from .preparing import encoded, prepare
 from .muon import Muon
 from .train import evaluate, learn, to_tensors
 

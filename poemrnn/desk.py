@@ -5,22 +5,18 @@
 # %% auto #0
 __all__ = ['legible_to', 'Desk', 'converse', 'panel']
 
-# %% ../nbs/workshop/desk.ipynb #664db008
+# %% ../nbs/workshop/desk.ipynb #fef844e6
 import sys, unicodedata
 from pathlib import Path
 
-from .doors import adapt, whole_number
-from .keeping import _check_folder, _part
+from .doors import adapt
+from .keeping import _check_folder, _whole
 from .lines import next_lines
 from .texts import clean
 
-# %% ../nbs/workshop/desk.ipynb #8379f6bd
+# %% ../nbs/workshop/desk.ipynb #c09a8a15
 def _kept(path, text): # write a poem; an old one is replaced only by a whole one
-    part = _part(path)
-    try:
-        part.write_text(text.strip('\n') + '\n', encoding='utf-8')
-        part.replace(path)
-    finally: part.unlink(missing_ok=True)
+    with _whole(path) as part: part.write_text(text.strip('\n') + '\n', encoding='utf-8')
 
 def legible_to(net, text): # with the nearest characters that `net` knows, and without those that have none
     def near(c): return c if c in net.chars else ''.join(n for n in unicodedata.normalize('NFKD', c) if n in net.chars)

@@ -16,7 +16,7 @@ import torch
 from .encoding import anthology
 from .model import CharRNN
 
-# %% ../nbs/workshop/keeping.ipynb #4d1b0ece
+# %% ../nbs/workshop/keeping.ipynb #059d1be2
 def _check_folder(path): # raise an error now if the folder that `path` is to be written into is not there
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"There is no folder '{path.parent}' to write '{path.name}' into. "
@@ -24,6 +24,14 @@ def _check_folder(path): # raise an error now if the folder that `path` is to be
 
 def _part(path): # a name beside `path` that nobody else has
     return path.with_name(f'{path.name}.{uuid4().hex[:8]}.tmp')
+
+@contextmanager
+def _whole(path): # gives a file to write beside `path`; it takes the place of `path` if all goes well, and is gone if not
+    part = _part(path)
+    try:
+        yield part
+        part.replace(path)
+    finally: part.unlink(missing_ok=True)
 
 def save(net:CharRNN, # the network
          path:str|Path, # the file to write; an old one is replaced only when the new one is complete
@@ -43,13 +51,9 @@ def save(net:CharRNN, # the network
     except Exception as e:
         raise ValueError('Only plain data can be saved: numbers, strings, lists, dicts, tensors; '
                          f"something in {', '.join(more)} is of another kind.") from e
-    part = _part(path)
-    try:
-        with open(part, 'wb') as f:
-            f.write(buffer.getbuffer())
-            f.flush(); os.fsync(f.fileno())
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
+    with _whole(path) as part, open(part, 'wb') as f:
+        f.write(buffer.getbuffer())
+        f.flush(); os.fsync(f.fileno())
 
 # %% ../nbs/workshop/keeping.ipynb #81d3f025
 def load(path:str|Path, # a file with the keys n_hidden, n_layers, tokens and state_dict, such as `save` writes

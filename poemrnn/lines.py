@@ -6,7 +6,7 @@
 __all__ = ['forms', 'log_p', 'at', 'Line', 'drafts', 'worth', 'companion', 'tree', 'endings', 'Wish', 'last_word', 'cuts',
            'candidates', 'different', 'next_lines', 'pattern', 'Poem', 'grown', 'write_form', 'ranked']
 
-# %% ../nbs/06_lines.ipynb #59f1e02d
+# %% ../nbs/06_lines.ipynb #6f825a74
 import copy, re
 from collections import Counter
 
@@ -17,10 +17,13 @@ from .encoding import poem_end
 from .engine import begin, Engine
 from .model import CharRNN
 from .read import read_along, Sources, trace
-from .sample import chances, draw, sample, write_poem
+from .sample import chances, draw, write_poem
 from .sounds import hearing, words
 
-# %% ../nbs/06_lines.ipynb #97233bf0
+# %% ../nbs/06_lines.ipynb #e442b1d5
+def _lately(before): # the words of the last lines of a poem
+    return words(' '.join(before.split('\n')[-9:]))
+
 def log_p(scores): # (..., n_chars) -> the logarithms of the chances, at temperature 1
     s = np.float64(scores) - np.max(scores, -1, keepdims=True)
     return s - np.log(np.exp(s).sum(-1, keepdims=True))
@@ -104,7 +107,7 @@ def _read(net, lines, texts): # `lines` after some more letters, different ones 
             line.nats, line.text, line.place = line.nats - log[row, ids[row]], line.text + texts[n][k].strip('\n'), (engine, row)
     return lines
 
-# %% ../nbs/06_lines.ipynb #e65ebadd
+# %% ../nbs/06_lines.ipynb #43650287
 def worth(line:Line, # a whole line
           before:str, # the poem so far
           favourites:set, # words that the network likes too well
@@ -112,7 +115,7 @@ def worth(line:Line, # a whole line
          )->float: # nats per character and prices; less is better
     "How much speaks against `line`."
     said = [word for word in words(line.text) if len(word) > 3]
-    lately = words(' '.join(before.split('\n')[-9:]))
+    lately = _lately(before)
     again = sum(word in lately or said.count(word) > 1 for word in said if word not in about)
     worn = sum(word in favourites for word in said)
     wished = len(set(about) & set(words(line.text)))
@@ -243,7 +246,7 @@ def candidates(net:CharRNN, # a trained network
     lines = free + _closed(net, full, wishes[0].final)
     return [line for line in lines if wishes[line.root].kept(line)]
 
-# %% ../nbs/06_lines.ipynb #9d3f1b3f
+# %% ../nbs/06_lines.ipynb #5585893c
 def _with_lines(net): # raise `TypeError` or `ValueError` at what can't write lines
     a_network(net)
     if '\n' not in net.char2int: raise ValueError('This network knows no line ends. Take one that learned from poems with lines.')
@@ -280,7 +283,7 @@ def _explain(line, wish, before, sources): # `line.why`
     facts = [f'{line.mean:.2f} nats a character', f'{line.syllables} syllable{"s" * (line.syllables != 1)}']
     if wish.rhymes is not None: facts.append(f'rhymes with {wish.rhymes}')
     facts += [f'has {word}' for word in wish.about if word in said]
-    again = [w for w in dict.fromkeys(said) if len(w) > 3 and w in words(' '.join(before.split('\n')[-9:]))]
+    again = [w for w in dict.fromkeys(said) if len(w) > 3 and w in _lately(before)]
     if again: facts.append('says again: ' + ', '.join(again))
     line.why = ', '.join(facts)
     if sources is not None: _marked(line, sources)
@@ -340,11 +343,11 @@ def next_lines(net:CharRNN, # a trained network
     lines.sort(key=lambda line: worth(line, so_far, companion(net).favourites, wish.about))
     return [_explain(line, wish, so_far, sources) for line in different(lines, n)]
 
-# %% ../nbs/06_lines.ipynb #691243a8
+# %% ../nbs/06_lines.ipynb #35278ed8
 forms = {'couplets': 'aa bb cc 8', 'common metre': 'xaxa xbxb 8.6', 'haiku': 'xxx 5.7.5', 'sonnet': 'abab cdcd efef gg 10'}
 
 def pattern(form:str, # one of `forms`, or a pattern: stanzas of letters (x for no rhyme), syllables, such as 'abab 8.6'
-           )->list: # for each line its letter ('' before a new stanza's is a pair) and its syllables
+           )->list: # for each line its letter, its syllables (None: any number), and whether it ends a stanza
     "The lines of a form. Raises `ValueError` at what is none."
     *stanzas, last = forms.get(form, form).split() or ['']
     counts = [int(n) for n in last.split('.')] if re.fullmatch(r'\d+(\.\d+)*', last) else [None]

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['check_page', 'write_page', 'Shaded', 'told', 'in_terminal']
 
-# %% ../nbs/workshop/showing.ipynb #d331b760
+# %% ../nbs/workshop/showing.ipynb #edf720e5
 import zlib
 from html import escape
 from pathlib import Path
 
 import numpy as np
 
-from .keeping import _check_folder, _part
+from .keeping import _check_folder, _whole
 
 # %% ../nbs/workshop/showing.ipynb #8998b322
 _light = dict(ink='#1a1a1a', paper='#ffffff', line='#8a3c00', shades=('#ffffff', '#fff1df', '#ffdcb5', '#ffbe7d', '#fb9a4b', '#e8781e'),
@@ -41,7 +41,7 @@ body[data-jp-theme-light=true] .prnn{{{_colours(_light)}}}body[data-jp-theme-lig
 .prnn .scale span{{padding:.1em .5em;margin-right:.3em;display:inline-block}}
 """.replace('\n', '')
 
-# %% ../nbs/workshop/showing.ipynb #e0ab31dd
+# %% ../nbs/workshop/showing.ipynb #11d2bcb0
 _begins = '<!doctype html>\n<!-- a page of poemrnn -->\n' # by which we know our own pages
 
 def check_page(path:str|Path, # where a page is to be written
@@ -61,11 +61,7 @@ def write_page(path:str|Path, # the file to write, such as poem.html; an old pag
               )->Path: # the same
     "Raises `OSError` where it can't be written, `ValueError` where something else is."
     path = check_page(path)
-    part = _part(path)
-    try:
-        part.write_bytes(html.encode('utf-8', 'replace'))
-        part.replace(path)
-    finally: part.unlink(missing_ok=True)
+    with _whole(path) as part: part.write_bytes(html.encode('utf-8', 'replace'))
     return path
 
 class Shaded:
